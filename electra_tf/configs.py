@@ -1,0 +1,360 @@
+"""Configuration: encoders, pre-training, presets, YAML files and overrides.
+
+Keys carry the names of google-research/electra `configure_pretraining.py` where it has them.
+"""
+
+import dataclasses
+import difflib
+from typing import Annotated, Any, Literal, Optional, Union
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from electra_tf.errors import UserError
+
+PositiveInt = Annotated[int, Gt(0)]
+CountOrZero = Annotated[int, Ge(0)]
+Probability = Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of one Transformer encoder, by the names of Hugging Face's ELECTRA `config.json`.
+
+    ```python
+    config = EncoderConfig(vocab_size=30522, embedding_size=128, hidden_size=256,
+                           num_hidden_layers=12, num_attention_heads=4, intermediate_size=1024)
+    ```
+
+    Raises:
+      UserError: `num_attention_heads` does not divide `hidden_size`.
+    """
+
+    vocab_size: PositiveInt
+    embedding_size: PositiveInt
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    intermediate_size: PositiveInt
+    hidden_dropout_prob: Probability = 0.1
+    attention_probs_dropout_prob: Probability = 0.1
+    max_position_embeddings: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
+    initializer_range: Annotated[float, Gt(0)] = 0.02
+    layer_norm_eps: Annotated[float, Gt(0)] = 1e-12
+    pad_token_id: CountOrZero = 0
+    hidden_act: Literal["gelu"] = "gelu"
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"num_attention_heads={self.num_attention_heads} does not divide "
+                f"hidden_size={self.hidden_size}; choose a number of heads that does"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+    """All that decides a pre-training run, apart from its data.
+
+    `load_pretraining_config` makes one from a preset's name or a YAML file; `docs/configuration.md`
+    explains the keys.
+
+    Raises:
+      UserError: two keys contradict each other.
+    """
+
+    # The discriminator.
+    embedding_size: PositiveInt
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    intermediate_size: PositiveInt
+    # The generator: its width and depth as fractions of the discriminator's.
+    generator_hidden_size: Annotated[float, Gt(0), Le(1)]
+    # The run.
+    max_seq_length: Annotated[int, Ge(5)]
+    train_batch_size: PositiveInt
+    learning_rate: Annotated[float, Gt(0)]
+    num_train_steps: PositiveInt
+    num_warmup_steps: CountOrZero
+    mask_prob: Annotated[float, Gt(0), Lt(1)]
+
+    generator_layers: Annotated[float, Gt(0), Le(1)] = 1.0
+    vocab_size: PositiveInt = 30522
+    do_lower_case: bool = True
+    strip_accents: Optional[bool] = None
+    max_position_embeddings: PositiveInt = 512
+    hidden_dropout_prob: Probability = 0.1
+    attention_probs_dropout_prob: Probability = 0.1
+
+    gen_weight: Annotated[float, Ge(0)] = 1.0
+    disc_weight: Annotated[float, Ge(0)] = 50.0
+    temperature: Annotated[float, Gt(0)] = 1.0
+    disallow_correct: bool = False
+
+    lr_decay_power: Annotated[float, Gt(0)] = 1.0
+    weight_decay_rate: Annotated[float, Ge(0)] = 0.01
+    clip_norm: Annotated[float, Gt(0)] = 1.0
+    seed: CountOrZero = 42
+    mixed_precision: Literal["float32", "bfloat16"] = "float32"
+    fidelity: Literal["fixed", "google2020"] = "fixed"
+
+    # What is written when; none of these changes the weights.
+    steps_per_loop: CountOrZero = 0
+    save_checkpoints_steps: PositiveInt = 1000
+    keep_checkpoint_max: PositiveInt = 5
+    eval_steps: CountOrZero = 1000
+    num_eval_steps: CountOrZero = 100
+    eval_batch_size: PositiveInt = 128
+    encoder_export_steps: Union[CountOrZero, list[PositiveInt]] = 0
+    peak_tflops: Annotated[float, Ge(0)] = 0.0
+
+    def __post_init__(self):
+        if self.max_seq_length > self.max_position_embeddings:
+            raise UserError(
+                f"max_seq_length={self.max_seq_length} exceeds max_position_embeddings="
+                f"{self.max_position_embeddings}; lower the one or raise the other"
+            )
+        if self.num_warmup_steps > self.num_train_steps:
+            raise UserError(
+                f"num_warmup_steps={self.num_warmup_steps} exceeds num_train_steps="
+                f"{self.num_train_steps}; lower the one or raise the other"
+            )
+        self.discriminator_config()
+        try:
+            self.generator_config()
+        except UserError as error:
+            raise UserError(f"generator_hidden_size={self.generator_hidden_size}: {error}") from None
+
+    @property
+    def max_predictions_per_seq(self):
+        """Most positions hidden in one example (`configure_pretraining.py`)."""
+        return max(1, int((self.mask_prob + 0.005) * self.max_seq_length))
+
+    @property
+    def metrics_steps(self):
+        """Steps between two training lines of `metrics.jsonl`: `steps_per_loop`, or about 1000 lines a run."""
+        return self.steps_per_loop or max(1, self.num_train_steps // 1000)
+
+    def discriminator_config(self):
+        """The discriminator's `EncoderConfig`."""
+        return EncoderConfig(
+            **{
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(EncoderConfig)
+                if hasattr(self, field.name)
+            }
+        )
+
+    def generator_config(self):
+        """The generator's `EncoderConfig`: a narrower discriminator with heads of 64 (SEMANTICS 18a)."""
+        hidden_size = max(1, round(self.hidden_size * self.generator_hidden_size))
+        return dataclasses.replace(
+            self.discriminator_config(),
+            hidden_size=hidden_size,
+            num_hidden_layers=max(1, round(self.num_hidden_layers * self.generator_layers)),
+            num_attention_heads=max(1, hidden_size // 64),
+            intermediate_size=4 * hidden_size,
+        )
+
+    def exports_encoder_at(self, step):
+        """Whether `encoder_export_steps` (every N steps, or a list of steps) asks for a copy at `step`."""
+        wanted = self.encoder_export_steps
+        if isinstance(wanted, list):
+            return step in wanted
+        return wanted > 0 and step % wanted == 0
+
+
+# Keys that may change between two starts of one run: they do not touch the weights.
+RUN_KEYS = frozenset(
+    {
+        "steps_per_loop",
+        "save_checkpoints_steps",
+        "keep_checkpoint_max",
+        "eval_steps",
+        "num_eval_steps",
+        "eval_batch_size",
+        "encoder_export_steps",
+        "peak_tflops",
+    }
+)
+
+# small, base, large: Clark et al. (2020), tables 6 and 1; tiny, mini: BERT's sizes of these names.
+PRETRAINING_PRESETS = {
+    "tiny": dict(
+        embedding_size=128,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        generator_hidden_size=0.5,
+        max_seq_length=128,
+        train_batch_size=64,
+        learning_rate=1e-3,
+        num_train_steps=20_000,
+        num_warmup_steps=1_000,
+        mask_prob=0.15,
+    ),
+    "mini": dict(
+        embedding_size=128,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        generator_hidden_size=0.25,
+        max_seq_length=128,
+        train_batch_size=128,
+        learning_rate=1e-3,
+        num_train_steps=100_000,
+        num_warmup_steps=5_000,
+        mask_prob=0.15,
+    ),
+    "small": dict(
+        embedding_size=128,
+        hidden_size=256,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        generator_hidden_size=0.25,
+        max_seq_length=128,
+        train_batch_size=128,
+        learning_rate=5e-4,
+        num_train_steps=1_000_000,
+        num_warmup_steps=10_000,
+        mask_prob=0.15,
+    ),
+    "base": dict(
+        embedding_size=768,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        generator_hidden_size=1 / 3,
+        max_seq_length=512,
+        train_batch_size=256,
+        learning_rate=2e-4,
+        num_train_steps=766_000,
+        num_warmup_steps=10_000,
+        mask_prob=0.15,
+    ),
+    "large": dict(
+        embedding_size=1024,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        generator_hidden_size=0.25,
+        max_seq_length=512,
+        train_batch_size=2048,
+        learning_rate=2e-4,
+        num_train_steps=400_000,
+        num_warmup_steps=10_000,
+        mask_prob=0.25,
+    ),
+}
+
+
+def parse_overrides(overrides):
+    """Parses `["key=value", ...]`, the values in YAML, to a dict.
+
+    Raises:
+      UserError: an override without `=`, or a value that is not YAML.
+    """
+    import yaml
+
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--override={override}: no '='; write --override=key=value")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--override={override}: the value is not YAML ({error.problem})"
+            ) from None
+    return values
+
+
+def load_pretraining_config(name_or_file, overrides=None):
+    """Makes a `PretrainingConfig` from a preset or a YAML file.
+
+    ```python
+    config = load_pretraining_config("small", {"num_train_steps": 1000})
+    ```
+
+    A YAML file holds the keys of `PretrainingConfig`; `preset: NAME` in it takes the others from a
+    preset.
+
+    Args:
+      name_or_file: `tiny`, `mini`, `small`, `base`, `large`, or a path ending in .yaml or .yml.
+      overrides: dict of keys and values that go before the file's.
+
+    Returns:
+      `PretrainingConfig`.
+
+    Raises:
+      UserError: an unknown preset or key, a missing key, a value of the wrong type or out of range.
+    """
+    if name_or_file.endswith((".yaml", ".yml")):
+        values = _read_yaml(name_or_file)
+        preset = values.pop("preset", None)
+        values = {**(_preset(preset, f"{name_or_file}: preset") if preset else {}), **values}
+    else:
+        values = _preset(name_or_file, "--config")
+    return _validate(PretrainingConfig, {**values, **(overrides or {})}, name_or_file)
+
+
+def _preset(name, where):
+    if name not in PRETRAINING_PRESETS:
+        raise UserError(
+            f"{where}={name}: no such preset; choose one of {', '.join(PRETRAINING_PRESETS)}, or "
+            "give a file that ends in .yaml"
+        )
+    return PRETRAINING_PRESETS[name]
+
+
+def _read_yaml(path):
+    import tensorflow as tf
+    import yaml
+
+    try:
+        with tf.io.gfile.GFile(path) as f:
+            values = yaml.safe_load(f)
+    except tf.errors.OpError as error:
+        raise UserError(f"--config={path}: cannot read it: {error.message}") from None
+    except yaml.YAMLError as error:
+        place = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        raise UserError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: no 'key: value' lines; write one configuration key a line")
+    return values
+
+
+def _validate(config_class, values: dict[str, Any], where):
+    import pydantic
+
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known: {', '.join(known)}"
+            raise UserError(f"{where}: unknown configuration key '{key}'{hint}")
+    missing = [
+        field.name
+        for field in dataclasses.fields(config_class)
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    if missing:
+        raise UserError(
+            f"{where}: missing {', '.join(missing)}; set them, or take them from a preset with a "
+            "line 'preset: small'"
+        )
+    try:
+        return pydantic.TypeAdapter(config_class).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(first.get("ctx", {}).get("error"), UserError):
+            raise UserError(f"{where}: {first['ctx']['error']}") from None
+        key = first["loc"][0]
+        raise UserError(f"{where}: {key}={values[key]!r}: {first['msg']}") from None

@@ -1,0 +1,188 @@
+"""Model folders in Hugging Face's ELECTRA layout: `config.json` and `model.safetensors`.
+
+`transformers` opens what is written here, and what it wrote is read here. A dense kernel is
+[inputs, outputs] in Keras and [outputs, inputs] there.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from electra_tf import files
+from electra_tf.configs import EncoderConfig
+from electra_tf.errors import UserError
+from electra_tf.modeling.electra import Discriminator, Generator
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+_ARCHITECTURES = {Discriminator: "ElectraForPreTraining", Generator: "ElectraForMaskedLM"}
+
+# Tensors of older folders that repeat others or hold no parameter.
+_REDUNDANT = frozenset({"electra.embeddings.position_ids", "generator_lm_head.weight"})
+
+
+def model_tensors(model):
+    """The tensors of a `Generator` or `Discriminator` by their names in `model.safetensors`.
+
+    Returns:
+      dict from name to `(keras.Variable, transposed)`.
+    """
+    tensors = encoder_tensors(model)
+    if isinstance(model, Generator):
+        tensors |= _layer_norm("generator_predictions.LayerNorm", model.head.LayerNorm)
+        tensors |= _dense("generator_predictions.dense", model.head.dense)
+        tensors["generator_lm_head.bias"] = (model.head.bias, False)
+    else:
+        tensors |= _dense("discriminator_predictions.dense", model.head.dense)
+        tensors |= _dense(
+            "discriminator_predictions.dense_prediction", model.head.dense_prediction
+        )
+    return tensors
+
+
+def encoder_tensors(model):
+    """The tensors of a model's embeddings and encoder, as `model_tensors` gives them."""
+    embeddings, encoder = model.embeddings, model.encoder
+    tensors = {
+        f"electra.embeddings.{name}.weight": (getattr(embeddings, name), False)
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")
+    }
+    tensors |= _layer_norm("electra.embeddings.LayerNorm", embeddings.LayerNorm)
+    if encoder.embeddings_project is not None:
+        tensors |= _dense("electra.embeddings_project", encoder.embeddings_project)
+    for i, (attention, feed_forward) in enumerate(zip(encoder.attention, encoder.feed_forward)):
+        layer = f"electra.encoder.layer.{i}"
+        for name in ("query", "key", "value"):
+            tensors |= _dense(f"{layer}.attention.self.{name}", getattr(attention, name))
+        tensors |= _dense(f"{layer}.attention.output.dense", attention.dense)
+        tensors |= _layer_norm(f"{layer}.attention.output.LayerNorm", attention.LayerNorm)
+        tensors |= _dense(f"{layer}.intermediate.dense", feed_forward.intermediate)
+        tensors |= _dense(f"{layer}.output.dense", feed_forward.output_dense)
+        tensors |= _layer_norm(f"{layer}.output.LayerNorm", feed_forward.LayerNorm)
+    return tensors
+
+
+def _dense(name, layer):
+    return {f"{name}.weight": (layer.kernel, True), f"{name}.bias": (layer.bias, False)}
+
+
+def _layer_norm(name, layer):
+    return {f"{name}.weight": (layer.gamma, False), f"{name}.bias": (layer.beta, False)}
+
+
+def save_model(model, folder):
+    """Writes a `Generator` or `Discriminator`, in float32, each file at once."""
+    import safetensors.numpy
+
+    arrays = {}
+    for name, (variable, transposed) in model_tensors(model).items():
+        array = np.asarray(variable.numpy(), np.float32)
+        arrays[name] = np.ascontiguousarray(array.T if transposed else array)
+    config = {
+        "architectures": [_ARCHITECTURES[type(model)]],
+        "model_type": "electra",
+        **dataclasses.asdict(model.config),
+        # What transformers' classes assume and our networks do.
+        "position_embedding_type": "absolute",
+        "summary_type": "first",
+        "summary_use_proj": True,
+        "summary_activation": "gelu",
+        "summary_last_dropout": 0.1,
+    }
+    # transformers asks for the metadata "format".
+    content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
+    files.write(tf.io.gfile.join(folder, WEIGHTS_FILE), content)
+    files.write_json(tf.io.gfile.join(folder, CONFIG_FILE), config)
+
+
+def load_model(model_class, folder):
+    """Reads a `Generator` or `Discriminator`.
+
+    Raises:
+      UserError: a file is missing or malformed, or a tensor of the folder or of the model has no
+        counterpart of its shape; every such tensor is named.
+    """
+    config = read_config(folder)
+    arrays = read_tensors(folder)
+    model = model_class(config)
+    assign_tensors(model_tensors(model), arrays, folder)
+    return model
+
+
+def read_config(folder):
+    """Reads `config.json` as an `EncoderConfig`.
+
+    Raises:
+      UserError: no such file, not JSON, not an ELECTRA model, or a key is missing or unsupported.
+    """
+    path = tf.io.gfile.join(folder, CONFIG_FILE)
+    try:
+        values = json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    for key, expected in (
+        ("model_type", "electra"),
+        ("hidden_act", "gelu"),
+        ("position_embedding_type", "absolute"),
+    ):
+        if values.get(key, expected) != expected:
+            raise UserError(f"{path}: {key} is {values[key]!r}; only {expected!r} is supported")
+    fields = dataclasses.fields(EncoderConfig)
+    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise UserError(f"{path}: missing {', '.join(missing)}; is this an ELECTRA model's folder?")
+    return EncoderConfig(**{f.name: values[f.name] for f in fields if f.name in values})
+
+
+def read_tensors(folder):
+    """Reads `model.safetensors` as a dict of float32 arrays.
+
+    Raises:
+      UserError: no such file, or not a safetensors file.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    path = tf.io.gfile.join(folder, WEIGHTS_FILE)
+    try:
+        arrays = safetensors.numpy.load(_read(path))
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+def assign_tensors(tensors, arrays, where):
+    """Assigns arrays to variables of the same names, one to one.
+
+    Args:
+      tensors: dict from name to `(variable, transposed)`.
+      arrays: dict from name to array.
+      where: named in the error.
+
+    Raises:
+      UserError: naming every tensor that is missing, left over or of another shape.
+    """
+    arrays = {name: array for name, array in arrays.items() if name not in _REDUNDANT}
+    problems = [f"missing {name}" for name in tensors if name not in arrays]
+    problems += [f"unexpected {name} {arrays[name].shape}" for name in arrays if name not in tensors]
+    values = {}
+    for name, (variable, transposed) in tensors.items():
+        if name in arrays:
+            values[name] = arrays[name].T if transposed else arrays[name]
+            if values[name].shape != tuple(variable.shape):
+                expected = tuple(variable.shape)[::-1] if transposed else tuple(variable.shape)
+                problems.append(f"{name} has shape {arrays[name].shape}, not {expected}")
+    if problems:
+        raise UserError(f"{where}: the tensors do not match the model: {'; '.join(problems)}")
+    for name, (variable, _) in tensors.items():
+        variable.assign(values[name])
+
+
+def _read(path):
+    try:
+        with tf.io.gfile.GFile(path, "rb") as f:
+            return f.read()
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot read it: {error.message}") from None

@@ -1,0 +1,136 @@
+"""The two networks of ELECTRA as Keras models (Clark et al., 2020, section 2)."""
+
+import keras
+import tensorflow as tf
+
+from electra_tf.masking import gather_positions
+from electra_tf.modeling.heads import DiscriminatorHead, MaskedLMHead
+from electra_tf.modeling.layers import Embeddings, Encoder, split_seed
+
+
+class ElectraModel(keras.Model):
+    """What generator and discriminator have in common: embeddings, encoder, folders."""
+
+    def __init__(self, config, embeddings=None, **kwargs):
+        """Makes the layers and their variables.
+
+        Args:
+          config: `configs.EncoderConfig`.
+          embeddings: `Embeddings` to share, or None for new ones.
+        """
+        super().__init__(**kwargs)
+        self.config = config
+        self.embeddings = embeddings or Embeddings(config)
+        self.encoder = Encoder(config)
+        self.seed_generator = keras.random.SeedGenerator()
+        if embeddings is None:
+            self.embeddings.build()
+        self.encoder.build()
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        """Reads `config.json` and `model.safetensors` of a folder in Hugging Face's layout.
+
+        ```python
+        discriminator = Discriminator.from_pretrained("runs/demo/discriminator")
+        ```
+
+        Raises:
+          UserError: a file is missing, or tensors and model do not match one to one (all named).
+        """
+        from electra_tf.interop import huggingface
+
+        return huggingface.load_model(cls, folder)
+
+    def save_pretrained(self, folder):
+        """Writes `config.json` and `model.safetensors` in Hugging Face's layout."""
+        from electra_tf.interop import huggingface
+
+        huggingface.save_model(self, folder)
+
+    def encode(self, inputs, training, dropout_seed):
+        """Embeds and encodes a batch: the list of hidden states, float32."""
+        if training and dropout_seed is None:
+            dropout_seed = tf.cast(self.seed_generator.next(), tf.int32)
+        embeddings_seed, encoder_seed = split_seed(dropout_seed if training else None, 2)
+        input_ids = tf.cast(inputs["input_ids"], tf.int32)
+        input_mask = tf.cast(inputs.get("input_mask", tf.ones_like(input_ids)), tf.int32)
+        segment_ids = tf.cast(inputs.get("segment_ids", tf.zeros_like(input_ids)), tf.int32)
+        embedded = self.embeddings(input_ids, segment_ids, seed=embeddings_seed)
+        return self.encoder(embedded, input_mask, seed=encoder_seed)
+
+
+def _outputs(logits, hidden_states, output_hidden_states):
+    outputs = {"logits": logits, "sequence_output": tf.cast(hidden_states[-1], tf.float32)}
+    if output_hidden_states:
+        outputs["hidden_states"] = tuple(tf.cast(h, tf.float32) for h in hidden_states)
+    return outputs
+
+
+class Discriminator(ElectraModel):
+    """Tells for each token whether it was replaced; the network that is fine-tuned afterwards.
+
+    ```python
+    discriminator = Discriminator(EncoderConfig(...))
+    outputs = discriminator(tokenizer.pack([tokenizer.tokenize(["A text."])], 128))
+    probabilities = tf.sigmoid(outputs["logits"])      # [1, 128]
+    ```
+    """
+
+    def __init__(self, config, embeddings=None, **kwargs):
+        super().__init__(config, embeddings, name="discriminator", **kwargs)
+        self.head = DiscriminatorHead(config)
+        self.head.build()
+        self.built = True
+
+    def call(self, inputs, training=False, dropout_seed=None, output_hidden_states=False):
+        """Runs the network.
+
+        Args:
+          inputs: dict of int tensors [B, T]: `input_ids`; `input_mask` (1 on real tokens, default
+            all) and `segment_ids` (0 or 1, default 0).
+          training: whether dropout is on.
+          dropout_seed: int32 [2] that decides the dropout; None draws one.
+          output_hidden_states: whether to return them.
+
+        Returns:
+          dict of float32 tensors: `logits` [B, T] (positive: replaced), `sequence_output`
+          [B, T, hidden_size], `hidden_states` (tuple of [B, T, hidden_size]: the projected
+          embeddings, then each block's output).
+        """
+        hidden_states = self.encode(inputs, training, dropout_seed)
+        return _outputs(self.head(hidden_states[-1]), hidden_states, output_hidden_states)
+
+
+class Generator(ElectraModel):
+    """A small masked language model that proposes replacements.
+
+    ```python
+    generator = Generator(EncoderConfig(...), embeddings=discriminator.embeddings)
+    logits = generator({"input_ids": ids, "masked_positions": positions})["logits"]  # [B, P, V]
+    ```
+    """
+
+    def __init__(self, config, embeddings=None, **kwargs):
+        super().__init__(config, embeddings, name="generator", **kwargs)
+        self.head = MaskedLMHead(config, self.embeddings)
+        self.head.build()
+        self.built = True
+
+    def call(self, inputs, training=False, dropout_seed=None, output_hidden_states=False):
+        """Runs the network.
+
+        Args:
+          inputs: as `Discriminator.call` takes them; with `masked_positions` (int [B, P]) the
+            vocabulary's logits are computed there alone.
+          training, dropout_seed, output_hidden_states: as in `Discriminator.call`.
+
+        Returns:
+          dict of float32 tensors: `logits` [B, T, vocab_size], or [B, P, vocab_size];
+          `sequence_output` and `hidden_states` as in `Discriminator.call`.
+        """
+        hidden_states = self.encode(inputs, training, dropout_seed)
+        hidden = hidden_states[-1]
+        if "masked_positions" in inputs:
+            hidden = gather_positions(hidden, tf.cast(inputs["masked_positions"], tf.int32))
+        return _outputs(self.head(hidden), hidden_states, output_hidden_states)

@@ -1,0 +1,278 @@
+"""Joint pre-training of generator and discriminator (Clark et al., 2020, section 2.1).
+
+mask -> generate -> sample -> replace -> discriminate -> losses; each a method, in this order.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from electra_tf import masking
+from electra_tf.modeling.electra import Discriminator, Generator
+from electra_tf.modeling.layers import split_seed
+
+AUC_BINS = 4096
+
+# What a random number is for; folded into the seed, so that no two uses share numbers.
+MASKING, HIDING, SAMPLING, DROPOUT = range(4)
+
+
+class PretrainingOutputs(NamedTuple):
+    """What one batch gives.
+
+    Attributes:
+      masked: `masking.MaskedInputs`.
+      generator_logits: float32 [B, P, V].
+      sampled_ids: int32 [B, P].
+      replaced_ids: int32 [B, T], the discriminator's input.
+      is_replaced: float32 [B, T], its labels.
+      discriminator_logits: float32 [B, T].
+    """
+
+    masked: masking.MaskedInputs
+    generator_logits: tf.Tensor
+    sampled_ids: tf.Tensor
+    replaced_ids: tf.Tensor
+    is_replaced: tf.Tensor
+    discriminator_logits: tf.Tensor
+
+
+class ElectraPretrainer(keras.Model):
+    """Generator and discriminator with shared embeddings, and their training step.
+
+    ```python
+    config = load_pretraining_config("tiny")
+    model = ElectraPretrainer(config, mask_id=tokenizer.mask_id, special_ids=tokenizer.special_ids)
+    model.compile(optimizer=create_optimizer(config))
+    model.fit(dataset)      # batches of input_ids, input_mask, segment_ids, int32 [B, T]
+    model.discriminator.save_pretrained("discriminator")
+    ```
+    """
+
+    def __init__(self, config, mask_id=103, special_ids=(0, 101, 102, 103), **kwargs):
+        """Makes both networks.
+
+        Args:
+          config: `configs.PretrainingConfig`.
+          mask_id: id of [MASK] (default: BERT's).
+          special_ids: ids that are never hidden: [PAD], [CLS], [SEP], [MASK].
+        """
+        super().__init__(name="electra_pretrainer", **kwargs)
+        self.config = config
+        self.mask_id = mask_id
+        self.special_ids = tuple(special_ids)
+        dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.mixed_precision]
+        self.discriminator = Discriminator(config.discriminator_config(), dtype=dtype)
+        self.generator = Generator(
+            config.generator_config(), embeddings=self.discriminator.embeddings, dtype=dtype
+        )
+        self.built = True
+
+    def compile(self, optimizer, **kwargs):
+        """As `keras.Model.compile`; there is no other loss than ELECTRA's own."""
+        super().compile(optimizer=optimizer, **kwargs)
+        self.optimizer.build(self.trainable_variables)
+
+    # The parts of one step, in their order.
+
+    def seed(self, purpose, step):
+        """The seed, int32 [2], of one use of randomness in one step."""
+        seed = tf.stack([tf.constant(self.config.seed & 0x7FFFFFFF), tf.constant(purpose)])
+        return tf.random.fold_in(seed, tf.cast(step, tf.int32), alg="philox")
+
+    def noise(self, shape, purpose, step):
+        """Uniform noise for the whole global batch, float32."""
+        return tf.random.stateless_uniform(shape, self.seed(purpose, step), alg="philox")
+
+    def mask(self, batch, step):
+        """Hides about 15 % of the tokens: `masking.MaskedInputs`."""
+        config = self.config
+        input_ids, input_mask = batch["input_ids"], batch["input_mask"]
+        size, length = tf.shape(input_ids)[0], tf.shape(input_ids)[1]
+        choose = {
+            "fixed": masking.choose_positions,
+            "google2020": masking.choose_positions_with_replacement,
+        }[config.fidelity]
+        positions, weights = choose(
+            masking.candidates(input_ids, input_mask, self.special_ids),
+            masking.num_to_predict(input_mask, config.mask_prob, config.max_predictions_per_seq),
+            self.noise([size, length], MASKING, step),
+            config.max_predictions_per_seq,
+        )
+        noise = self.noise([size, config.max_predictions_per_seq], HIDING, step)
+        return masking.hide(input_ids, positions, weights, noise, self.mask_id)
+
+    def generate(self, batch, masked, training, dropout_seed):
+        """The generator's logits at the hidden positions, float32 [B, P, V]."""
+        inputs = {
+            **batch,
+            "input_ids": masked.input_ids,
+            "masked_positions": masked.positions,
+        }
+        return self.generator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
+
+    def sample(self, generator_logits, masked, step):
+        """Replacements drawn from the generator, int32 [B, P]; no gradient flows through."""
+        config = self.config
+        logits = masking.sampling_logits(
+            generator_logits, masked.ids, config.temperature, config.disallow_correct
+        )
+        shape = tf.shape(masked.ids)
+        noise = self.noise([shape[0], shape[1], 2], SAMPLING, step)
+        flat = tf.reshape(logits, [-1, logits.shape[-1]])
+        return tf.reshape(masking.sample_tokens(flat, tf.reshape(noise, [-1, 2])), shape)
+
+    def replace(self, batch, masked, sampled_ids):
+        """The discriminator's input and labels.
+
+        A token sampled right counts as real (SEMANTICS 1).
+
+        Returns:
+          `(replaced_ids, is_replaced)`, int32 and float32 [B, T].
+        """
+        replaced_ids = masking.scatter_update(batch["input_ids"], sampled_ids, masked.positions)
+        return replaced_ids, tf.cast(replaced_ids != batch["input_ids"], tf.float32)
+
+    def discriminate(self, batch, replaced_ids, training, dropout_seed):
+        """The discriminator's logits, float32 [B, T]."""
+        inputs = {**batch, "input_ids": replaced_ids}
+        return self.discriminator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
+
+    def call(self, batch, training=False, step=0):
+        """Runs both networks on a batch.
+
+        Args:
+          batch: dict of int32 [B, T]: `input_ids`, `input_mask`, `segment_ids`.
+          training: whether dropout is on.
+          step: int scalar; with `config.seed` it decides all randomness.
+
+        Returns:
+          `PretrainingOutputs`.
+        """
+        batch = {
+            name: tf.cast(batch[name], tf.int32)
+            for name in ("input_ids", "input_mask", "segment_ids")
+        }
+        generator_seed, discriminator_seed = split_seed(self.seed(DROPOUT, step), 2)
+        masked = self.mask(batch, step)
+        generator_logits = self.generate(batch, masked, training, generator_seed)
+        sampled_ids = self.sample(generator_logits, masked, step)
+        replaced_ids, is_replaced = self.replace(batch, masked, sampled_ids)
+        discriminator_logits = self.discriminate(batch, replaced_ids, training, discriminator_seed)
+        return PretrainingOutputs(
+            masked, generator_logits, sampled_ids, replaced_ids, is_replaced, discriminator_logits
+        )
+
+    def statistics(self, batch, outputs):
+        """Sums from which every loss and metric follows; sums of batches are those of their union.
+
+        Args:
+          batch: what the networks were called with.
+          outputs: `PretrainingOutputs`.
+
+        Returns:
+          dict of float32 scalars, and `auc_positive`, `auc_negative` [AUC_BINS]: counts of real
+          tokens by the discriminator's probability.
+        """
+        masked, logits = outputs.masked, outputs.discriminator_logits
+        input_mask = tf.cast(batch["input_mask"], tf.float32)
+        masked_lm_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=masked.ids, logits=outputs.generator_logits
+        )
+        disc_loss = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels=outputs.is_replaced, logits=logits
+        )
+        predicted = tf.cast(logits >= 0.0, tf.float32) * input_mask
+        replaced = outputs.is_replaced * input_mask
+        best = tf.argmax(outputs.generator_logits, axis=-1, output_type=tf.int32)
+        bins = tf.cast(tf.sigmoid(logits) * (AUC_BINS - 1), tf.int32)
+
+        def equal(ids):
+            return tf.cast(ids == masked.ids, tf.float32)
+
+        def histogram(weights):
+            return tf.math.unsorted_segment_sum(
+                tf.reshape(weights, [-1]), tf.reshape(bins, [-1]), AUC_BINS
+            )
+
+        return {
+            "examples": tf.cast(tf.shape(logits)[0], tf.float32),
+            "positions": tf.cast(tf.size(logits), tf.float32),
+            "tokens": tf.reduce_sum(input_mask),
+            "masked": tf.reduce_sum(masked.weights),
+            "masked_lm_loss": tf.reduce_sum(_weighted(masked_lm_loss, masked.weights)),
+            "masked_lm_correct": tf.reduce_sum(equal(best) * masked.weights),
+            "sampled_correct": tf.reduce_sum(equal(outputs.sampled_ids) * masked.weights),
+            "disc_loss": tf.reduce_sum(disc_loss * input_mask),
+            "disc_example_loss": tf.reduce_sum(
+                tf.reduce_sum(disc_loss * input_mask, -1) / (1e-6 + tf.reduce_sum(input_mask, -1))
+            ),
+            "replaced": tf.reduce_sum(replaced),
+            "predicted": tf.reduce_sum(predicted),
+            "true_positive": tf.reduce_sum(predicted * replaced),
+            "auc_positive": histogram(replaced),
+            "auc_negative": histogram(input_mask - replaced),
+        }
+
+    def losses_of(self, statistics):
+        """`(loss, masked_lm_loss, disc_loss)`: means over the masked and over the real tokens."""
+        masked_lm_loss = statistics["masked_lm_loss"] / (1e-6 + statistics["masked"])
+        disc_loss = statistics["disc_loss"] / (1e-6 + statistics["tokens"])
+        loss = self.config.gen_weight * masked_lm_loss + self.config.disc_weight * disc_loss
+        return loss, masked_lm_loss, disc_loss
+
+    def compute_gradients(self, batch, step):
+        """Runs a batch forth and back, with dropout.
+
+        Returns:
+          `(gradients, statistics)`: a list like `trainable_variables`, and `statistics`.
+        """
+        with tf.GradientTape() as tape:
+            outputs = self(batch, training=True, step=step)
+            statistics = self.statistics(batch, outputs)
+            loss, _, _ = self.losses_of(statistics)
+        variables = [variable.value for variable in self.trainable_variables]
+        gradients = tape.gradient(loss, variables)
+        return [tf.convert_to_tensor(g) for g in gradients], statistics
+
+    def gradient_step(self, batch):
+        """One step of training on a batch: gradients, clipping, update.
+
+        Returns:
+          `statistics` of the batch, with `grad_norm` before clipping and `steps` 1.
+        """
+        gradients, statistics = self.compute_gradients(batch, self.optimizer.iterations.value)
+        gradients, norm = tf.clip_by_global_norm(gradients, self.config.clip_norm)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {**statistics, "grad_norm": norm, "steps": tf.constant(1.0)}
+
+    # Keras's overrides, for `fit` and `evaluate`.
+
+    def train_step(self, data):
+        """One step of `fit`."""
+        return self._readable(self.gradient_step(data))
+
+    def test_step(self, data):
+        """One step of `evaluate`."""
+        outputs = self(data, training=False, step=self.optimizer.iterations.value)
+        return self._readable(self.statistics(data, outputs))
+
+    def _readable(self, statistics):
+        loss, masked_lm_loss, disc_loss = self.losses_of(statistics)
+        return {
+            "loss": loss,
+            "masked_lm_loss": masked_lm_loss,
+            "masked_lm_accuracy": tf.math.divide_no_nan(
+                statistics["masked_lm_correct"], statistics["masked"]
+            ),
+            "disc_loss": disc_loss,
+            "disc_recall": tf.math.divide_no_nan(
+                statistics["true_positive"], statistics["replaced"]
+            ),
+        }
+
+
+def _weighted(values, weights):
+    """`values * weights` that keeps the weights' NaN but not an unused slot's infinity."""
+    return tf.where(weights == 0.0, 0.0, values * weights)

@@ -1,0 +1,19 @@
+"""Fixtures that the tests share."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest  # noqa: E402
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the real corpora, which the project does not ship."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the corpora of ../shared/data are not here")
+    return SHARED / "data"
