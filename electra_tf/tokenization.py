@@ -69,8 +69,8 @@ def read_pieces(vocab_file):
 
 
 def vocab_sha256(pieces):
-    """Hex digest that identifies a vocabulary (list of str), whatever the file's line ends."""
-    return hashlib.sha256("\n".join(pieces).encode()).hexdigest()
+    """Hex digest of a vocabulary (list of str): that of its file, with a line feed after each piece."""
+    return hashlib.sha256("".join(piece + "\n" for piece in pieces).encode()).hexdigest()
 
 
 class Tokenizer(tf.Module):

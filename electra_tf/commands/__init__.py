@@ -1,0 +1,74 @@
+"""What the commands have in common: flags, help, errors of one line and exit code 2."""
+
+import os
+import re
+import sys
+
+from absl import flags, logging
+from tqdm import tqdm
+
+from electra_tf.errors import UserError, check_keras_backend
+
+# TensorFlow's own start-up messages would bury the command's.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def run(define_flags, function, description, argv=None):
+    """Parses flags, runs a command and turns what the user can mend into one line.
+
+    Args:
+      define_flags: function that defines the command's flags in a `flags.FlagValues`.
+      function: what to run with the parsed `flags.FlagValues`.
+      description: text above the flags in `--help`.
+      argv: command line with the program's name; None for `sys.argv`.
+
+    Returns:
+      exit code: 0, or 2 for a user's mistake.
+    """
+    argv = sys.argv if argv is None else argv
+    values = flags.FlagValues()
+    define_flags(values)
+    if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
+        print(_help(values, description))
+        return 0
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    try:
+        rest = values(argv)[1:]
+        if rest:
+            raise UserError(f"unexpected argument '{rest[0]}'; flags are written --name=value")
+        check_keras_backend()
+        function(values)
+    except (UserError, flags.Error) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+def _one_line(error):
+    text = str(error).removeprefix("flag ")
+    if isinstance(error, flags.UnrecognizedFlagError):
+        text += " See --help for the flags there are."
+    return re.sub(r"\s+", " ", text)
+
+
+def _help(values, description):
+    lines = [description.strip(), "", "Flags:"]
+    for name in sorted(values):
+        flag = values[name]
+        if name != flag.name or name in _ABSL_FLAGS:
+            continue  # A short name or an alias.
+        default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
+        negation = "[no]" if flag.boolean else ""
+        lines.append(f"  --{negation}{name}{default}")
+        lines.append(flags.text_wrap(flag.help, length=96, indent="      "))
+    return "\n".join(lines)
+
+
+_ABSL_FLAGS = ("flagfile", "undefok")
+
+
+def progress_bar(**kwargs):
+    """A tqdm bar on stderr: redrawn on a terminal, a line every ten seconds in a log file."""
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm(file=sys.stderr, mininterval=interval, dynamic_ncols=True, **kwargs)

@@ -1,0 +1,125 @@
+"""Training and checking WordPiece vocabularies."""
+
+import collections
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from electra_tf import corpus
+from electra_tf.errors import UserError
+from electra_tf.tokenization import SPECIAL_TOKENS, SUFFIX, UNK, Tokenizer, read_pieces
+
+MIN_FREQUENCY = 2  # A pair of pieces that occurs less often is not merged.
+
+
+def train_vocab(documents, vocab_size, lowercase=True, strip_accents=None, progress=None):
+    """Trains a WordPiece vocabulary with the `tokenizers` library.
+
+    ```python
+    pieces = train_vocab(corpus.read_documents(corpus.find_files("texts/*.txt")), 30522)
+    ```
+
+    Args:
+      documents: iterable of `corpus.Document`.
+      vocab_size: number of pieces, special tokens included; little text gives fewer.
+      lowercase, strip_accents: as `Tokenizer` takes them.
+      progress: function that is called with the number of bytes of text done.
+
+    Returns:
+      list of str: [PAD], [UNK], [CLS], [SEP], [MASK], then the pieces.
+
+    Raises:
+      UserError: no text, or a size that does not even hold the special tokens and one letter.
+    """
+    import tokenizers
+
+    if vocab_size <= len(SPECIAL_TOKENS):
+        raise UserError(
+            f"--vocab_size={vocab_size}: the {len(SPECIAL_TOKENS)} special tokens alone fill it; "
+            "choose some thousands"
+        )
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token=UNK))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
+        lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        # Chinese and Japanese need thousands of letters; rare ones must not crowd out all words.
+        limit_alphabet=max(1000, vocab_size * 3 // 4),
+        special_tokens=list(SPECIAL_TOKENS),
+        continuing_subword_prefix=SUFFIX,
+        show_progress=False,
+    )
+
+    def lines():
+        for document in documents:
+            yield from (line.decode() for line in document.lines)
+            if progress:
+                progress(sum(len(line) + 1 for line in document.lines))
+
+    tokenizer.train_from_iterator(lines(), trainer)
+    ids = tokenizer.get_vocab()
+    # The library numbers single letters by a hash map's order, which changes from run to run.
+    pieces = sorted(ids, key=lambda piece: _letter_first(piece, ids[piece]))
+    if len(pieces) <= len(SPECIAL_TOKENS):
+        raise UserError("the input holds no text to learn a vocabulary from; give more text")
+    return pieces
+
+
+def _letter_first(piece, piece_id):
+    """Sorting key: special tokens, letters, continuing letters, then the merges in their order."""
+    letter = piece.removeprefix(SUFFIX)
+    if piece in SPECIAL_TOKENS:
+        return 0, piece_id
+    if len(letter) == 1:
+        return 1, piece != letter, letter
+    return 2, piece_id
+
+
+class VocabReport(NamedTuple):
+    """How a vocabulary fits a text.
+
+    Attributes:
+      size: pieces.
+      missing: special tokens that it lacks.
+      duplicates: pieces that stand on several lines.
+      num_words, num_pieces, num_unknown: in the text; 0 where none was given.
+    """
+
+    size: int
+    missing: list
+    duplicates: list
+    num_words: int
+    num_pieces: int
+    num_unknown: int
+
+
+def check_vocab(vocab_file, documents=(), lowercase=True, strip_accents=None):
+    """Looks for defects of a vocabulary, and how well it covers text.
+
+    Args:
+      vocab_file: path.
+      documents: iterable of `corpus.Document`.
+      lowercase, strip_accents: as `Tokenizer` takes them.
+
+    Returns:
+      `VocabReport`; words are counted where a piece does not continue one.
+    """
+    pieces = read_pieces(vocab_file)
+    missing = [token for token in SPECIAL_TOKENS if token not in pieces]
+    duplicates = [piece for piece, count in collections.Counter(pieces).items() if count > 1]
+    words = total = unknown = 0
+    if not missing and not duplicates:
+        tokenizer = Tokenizer(pieces, lowercase, strip_accents)
+        continues = tf.constant([piece.startswith(SUFFIX) for piece in pieces])
+        tokenize = tf.function(
+            tokenizer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)]
+        )
+        for chunk in corpus.chunks(documents):
+            ids = tokenize([line for document in chunk for line in document.lines]).flat_values
+            words += int(tf.math.count_nonzero(~tf.gather(continues, ids)))
+            total += int(tf.size(ids))
+            unknown += int(tf.math.count_nonzero(ids == tokenizer.unk_id))
+    return VocabReport(len(pieces), missing, duplicates, words, total, unknown)
