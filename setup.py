@@ -35,6 +35,7 @@ setup(
         "numpy",
         "pydantic>=2",
         "pyyaml",
+        "rich",
         "safetensors",
         "scikit-learn",
         "tokenizers>=0.20",

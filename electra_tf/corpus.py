@@ -448,6 +448,17 @@ def is_held_out(digest, seed, eval_fraction):
     return int.from_bytes(drawn, "big") < eval_fraction * 2**64
 
 
+def _remove_interrupted_build(output_dir):
+    """Removes what a build left that was killed before it wrote `dataset.json`."""
+    stale = tf.io.gfile.glob(tf.io.gfile.join(output_dir, "building-*"))
+    if stale and not tf.io.gfile.exists(tf.io.gfile.join(output_dir, records.DATASET_FILE)):
+        for folder in (output_dir, tf.io.gfile.join(output_dir, "eval")):
+            for shard in tf.io.gfile.glob(tf.io.gfile.join(folder, f"{RECORDS_NAME}-*")):
+                tf.io.gfile.remove(shard)
+    for folder in stale:
+        tf.io.gfile.rmtree(folder)
+
+
 class ShardedWriter:
     """Writes records in turn to the shards of a folder, and counts what it writes."""
 
@@ -518,10 +529,9 @@ def build_pretraining_data(
       UserError: bad input, or `output_dir` holds records already.
     """
     paths = find_files(inputs)
+    _remove_interrupted_build(output_dir)
     if records.holds_records(output_dir):
         raise UserError(f"{output_dir}: holds records already; remove them or choose another folder")
-    for stale in tf.io.gfile.glob(tf.io.gfile.join(output_dir, "building-*")):
-        tf.io.gfile.rmtree(stale)
     building = tf.io.gfile.join(output_dir, f"building-{os.getpid()}")
     splits = {"train": (building, output_dir, num_shards)}
     if eval_fraction:
@@ -555,8 +565,8 @@ def build_pretraining_data(
             writer.close()
         if not writers["train"].num_examples:
             raise UserError(f"{inputs}: no text to train on in {len(paths)} file(s); give more text")
-        for split, (_, folder, _) in splits.items():
-            writer = writers[split]
+        for split in reversed(splits):  # The training part's dataset.json tells that all is there.
+            writer, folder = writers[split], splits[split][1]
             tf.io.gfile.makedirs(folder)
             shards = [tf.io.gfile.join(folder, os.path.basename(path)) for path in writer.paths]
             for source, target in zip(writer.paths, shards):

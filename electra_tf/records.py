@@ -18,6 +18,7 @@ from tensorflow.python.lib.io import tf_record  # Random access has no public na
 
 from electra_tf import files
 from electra_tf.errors import UserError
+from electra_tf.tokenization import vocab_sha256
 
 DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.npz"
@@ -192,7 +193,7 @@ def _read_index(path):
     if not tf.io.gfile.exists(index):
         return None
     shard_stat = tf.io.gfile.stat(path)
-    if tf.io.gfile.stat(index).mtime_nsec < shard_stat.mtime_nsec:
+    if tf.io.gfile.stat(index).mtime_nsec <= shard_stat.mtime_nsec:
         return None
     with tf.io.gfile.GFile(index, "rb") as f, np.load(io.BytesIO(f.read())) as offsets:
         key = f"{_name(path)}|{shard_stat.length}"
@@ -211,54 +212,59 @@ def read_dataset_file(paths):
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); build the data again") from None
 
 
-def check_records(shards, where, max_seq_length, vocab, vocab_digest, lowercase, strip_accents):
+def check_records(shards, flag, config, tokenizer):
     """Compares records with the run that is to read them.
 
     Args:
       shards: list of `Shard`.
-      where: flag that named them, for the error.
-      max_seq_length, lowercase, strip_accents: the run's configuration.
-      vocab: list of str; `vocab_digest` its `vocab_sha256`.
+      flag: that named them, for the error.
+      config: `configs.PretrainingConfig`.
+      tokenizer: `Tokenizer`.
 
     Raises:
       UserError: another length, vocabulary or casing, or no pre-training examples at all.
     """
-    dataset = read_dataset_file([shard.path for shard in shards])
-    if dataset:
-        expected = {
-            "max_seq_length": max_seq_length,
-            "vocab_sha256": vocab_digest,
-            "do_lower_case": lowercase,
-            "strip_accents": lowercase if strip_accents is None else strip_accents,
-        }
-        remedies = {
-            "max_seq_length": f"set --override=max_seq_length={dataset.get('max_seq_length')} or "
-            "build the records again",
-            "vocab_sha256": "give the --vocab_file that the records were built with",
-            "do_lower_case": "set --override=do_lower_case to the records'",
-            "strip_accents": "set --override=strip_accents to the records'",
-        }
-        for key, value in expected.items():
-            if dataset.get(key, value) != value:
-                raise UserError(
-                    f"{where}: the records' {key} is {dataset[key]}, this run's {value}; "
-                    f"{remedies[key]}"
-                )
     path = next(shard.path for shard in shards if len(shard.offsets))
-    example = tf.train.Example.FromString(_first_record(path))
+    dataset = read_dataset_file([path]) or {}
+    for key, value, remedy in (
+        (
+            "max_seq_length",
+            config.max_seq_length,
+            f"set --override=max_seq_length={dataset.get('max_seq_length')} or build them again",
+        ),
+        (
+            "vocab_sha256",
+            vocab_sha256(tokenizer.vocab),
+            "give the --vocab_file that they were built with",
+        ),
+        (
+            "do_lower_case",
+            tokenizer.lowercase,
+            f"set --override=do_lower_case={dataset.get('do_lower_case')} or build them again",
+        ),
+        (
+            "strip_accents",
+            tokenizer.strip_accents,
+            f"set --override=strip_accents={dataset.get('strip_accents')} or build them again",
+        ),
+    ):
+        if dataset.get(key, value) != value:
+            raise UserError(f"{flag}: {path}: the records have {key} {dataset[key]}, this run {value}; {remedy}")
+    # Foreign records come without a dataset.json: the first one tells.
+    features = tf.train.Example.FromString(_first_record(path)).features.feature
     for name in FEATURES:
-        length = len(example.features.feature[name].int64_list.value)
-        if length != max_seq_length:
+        length = len(features[name].int64_list.value)
+        if length != config.max_seq_length:
             raise UserError(
-                f"{where}: {path}: feature '{name}' has length {length}, but max_seq_length is "
-                f"{max_seq_length}; set --override=max_seq_length={length or '...'} or build the "
-                "records again"
+                f"{flag}: {path}: '{name}' has length {length}, but max_seq_length is "
+                f"{config.max_seq_length}; set --override=max_seq_length to the records', or build "
+                "them again"
             )
-    largest = max(example.features.feature["input_ids"].int64_list.value)
-    if largest >= len(vocab):
+    largest = max(features["input_ids"].int64_list.value)
+    if largest >= tokenizer.vocab_size:
         raise UserError(
-            f"{where}: {path}: token id {largest}, but the vocabulary has {len(vocab)} pieces; give "
-            "the --vocab_file that the records were built with"
+            f"{flag}: {path}: holds token {largest}, but the vocabulary ends at "
+            f"{tokenizer.vocab_size - 1}; give the --vocab_file that the records were built with"
         )
 
 
@@ -367,7 +373,9 @@ class RecordBatches:
         else:
             order = ExampleOrder(self.num_examples, self._batch_size, seed)
             serialized = tf.data.Dataset.range(first_step, num_steps).map(
-                lambda step: self._read(lambda s: self._reader.read(order.numbers(int(s))), step)
+                lambda step: self._read(
+                    lambda s: self._reader.read(order.numbers(int(s))), step, self._batch_size
+                )
             )
         return serialized.map(self._parse).prefetch(4)
 
@@ -385,13 +393,14 @@ class RecordBatches:
         else:
             size, total = self._batch_size, self.num_examples
             serialized = tf.data.Dataset.range(0, total, size).map(
-                lambda i: self._read(lambda s: self._reader.read(np.arange(s, min(s + size, total))), i)
+                lambda first: self._read(
+                    lambda i: self._reader.read(np.arange(i, min(i + size, total))), first, None
+                )
             )
         return serialized.take(num_steps or -1).map(self._parse).prefetch(2)
 
-    def _read(self, function, number):
-        serialized = tf.numpy_function(function, [number], tf.string)
-        return tf.ensure_shape(serialized, [None])
+    def _read(self, function, number, batch_size):
+        return tf.ensure_shape(tf.numpy_function(function, [number], tf.string), [batch_size])
 
     def _stream(self, order):
         paths = tf.constant([shard.path for shard in self._shards])

@@ -12,15 +12,16 @@ from electra_tf.tokenization import SPECIAL_TOKENS, SUFFIX, UNK, Tokenizer, read
 MIN_FREQUENCY = 2  # A pair of pieces that occurs less often is not merged.
 
 
-def train_vocab(documents, vocab_size, lowercase=True, strip_accents=None, progress=None):
+def train_vocab(read, vocab_size, lowercase=True, strip_accents=None, progress=None):
     """Trains a WordPiece vocabulary with the `tokenizers` library.
 
     ```python
-    pieces = train_vocab(corpus.read_documents(corpus.find_files("texts/*.txt")), 30522)
+    paths = corpus.find_files("texts/*.txt")
+    pieces = train_vocab(lambda: corpus.read_documents(paths), vocab_size=30522)
     ```
 
     Args:
-      documents: iterable of `corpus.Document`.
+      read: function that returns an iterable of `corpus.Document`; the text is read twice.
       vocab_size: number of pieces, special tokens included; little text gives fewer.
       lowercase, strip_accents: as `Tokenizer` takes them.
       progress: function that is called with the number of bytes of text done.
@@ -43,39 +44,58 @@ def train_vocab(documents, vocab_size, lowercase=True, strip_accents=None, progr
         lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents
     )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    alphabet = _alphabet(read(), tokenizer.normalizer, max(1000, vocab_size * 3 // 4))
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=MIN_FREQUENCY,
-        # Chinese and Japanese need thousands of letters; rare ones must not crowd out all words.
-        limit_alphabet=max(1000, vocab_size * 3 // 4),
-        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        # Left to itself the library numbers continuing letters by a hash map's order, which then
+        # decides between equally frequent pairs, anew in every run.
+        special_tokens=[*SPECIAL_TOKENS, *_continuing(alphabet, tokenizer)],
         continuing_subword_prefix=SUFFIX,
         show_progress=False,
     )
 
     def lines():
-        for document in documents:
+        for document in read():
             yield from (line.decode() for line in document.lines)
             if progress:
                 progress(sum(len(line) + 1 for line in document.lines))
 
     tokenizer.train_from_iterator(lines(), trainer)
     ids = tokenizer.get_vocab()
-    # The library numbers single letters by a hash map's order, which changes from run to run.
-    pieces = sorted(ids, key=lambda piece: _letter_first(piece, ids[piece]))
+    pieces = sorted(ids, key=ids.get)
     if len(pieces) <= len(SPECIAL_TOKENS):
         raise UserError("the input holds no text to learn a vocabulary from; give more text")
     return pieces
 
 
-def _letter_first(piece, piece_id):
-    """Sorting key: special tokens, letters, continuing letters, then the merges in their order."""
-    letter = piece.removeprefix(SUFFIX)
-    if piece in SPECIAL_TOKENS:
-        return 0, piece_id
-    if len(letter) == 1:
-        return 1, piece != letter, letter
-    return 2, piece_id
+def _alphabet(documents, normalizer, limit):
+    """The most frequent letters of a text, as many as `limit`.
+
+    Chinese needs thousands, but rare ones must not crowd out all words. The library would choose
+    among equally frequent letters by a hash map's order.
+    """
+    raw = collections.Counter()
+    for document in documents:
+        raw.update(b"".join(document.lines).decode())
+    letters = collections.Counter()
+    for char, count in raw.items():
+        for letter in normalizer.normalize_str(char):
+            if not letter.isspace():
+                letters[letter] += count
+    return sorted(letters, key=lambda letter: (-letters[letter], letter))[:limit]
+
+
+def _continuing(alphabet, tokenizer):
+    """Pieces that continue a word by one letter: not of ideographs and the like, words themselves."""
+
+    def joins(letter):
+        cleaned = tokenizer.normalizer.normalize_str("a" + letter)
+        return len(tokenizer.pre_tokenizer.pre_tokenize_str(cleaned)) == 1
+
+    return [SUFFIX + letter for letter in alphabet if joins(letter)]
 
 
 class VocabReport(NamedTuple):

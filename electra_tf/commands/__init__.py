@@ -1,5 +1,6 @@
 """What the commands have in common: flags, help, errors of one line and exit code 2."""
 
+import logging as py_logging
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ def run(define_flags, function, description, argv=None):
         return 0
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_is_for_the_user)
     try:
         rest = values(argv)[1:]
         if rest:
@@ -43,6 +45,11 @@ def run(define_flags, function, description, argv=None):
         print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
         return 2
     return 0
+
+
+def _is_for_the_user(record):
+    """Keeps TensorFlow's chatter out of the log: ours, and warnings of all."""
+    return record.levelno >= py_logging.WARNING or "electra_tf" in record.pathname
 
 
 def _one_line(error):

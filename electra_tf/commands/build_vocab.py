@@ -47,9 +47,13 @@ def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
     paths = corpus.find_files(inputs)
     total = total_bytes(paths)
     with commands.progress_bar(total=total, unit="B", unit_scale=True, desc="vocabulary") as bar:
-        documents = corpus.read_documents(paths, report, **(reading or {}))
+
+        def read():
+            vars(report).update(vars(corpus.ReadReport()))  # The text is read twice.
+            return corpus.read_documents(paths, report, **(reading or {}))
+
         pieces = vocabulary.train_vocab(
-            documents, vocab_size, lowercase, strip_accents, progress=bar.update
+            read, vocab_size, lowercase, strip_accents, progress=bar.update
         )
     files.write(output, "".join(piece + "\n" for piece in pieces))
     print_reading(report)

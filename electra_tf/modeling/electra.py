@@ -20,8 +20,8 @@ class ElectraModel(keras.Model):
         """
         super().__init__(**kwargs)
         self.config = config
-        self.embeddings = embeddings or Embeddings(config)
-        self.encoder = Encoder(config)
+        self.embeddings = embeddings or Embeddings(config, dtype=self.dtype_policy)
+        self.encoder = Encoder(config, dtype=self.dtype_policy)
         self.seed_generator = keras.random.SeedGenerator()
         if embeddings is None:
             self.embeddings.build()
@@ -79,7 +79,7 @@ class Discriminator(ElectraModel):
 
     def __init__(self, config, embeddings=None, **kwargs):
         super().__init__(config, embeddings, name="discriminator", **kwargs)
-        self.head = DiscriminatorHead(config)
+        self.head = DiscriminatorHead(config, dtype=self.dtype_policy)
         self.head.build()
         self.built = True
 
@@ -113,7 +113,7 @@ class Generator(ElectraModel):
 
     def __init__(self, config, embeddings=None, **kwargs):
         super().__init__(config, embeddings, name="generator", **kwargs)
-        self.head = MaskedLMHead(config, self.embeddings)
+        self.head = MaskedLMHead(config, self.embeddings, dtype=self.dtype_policy)
         self.head.build()
         self.built = True
 

@@ -13,8 +13,8 @@ class MaskedLMHead(keras.layers.Layer):
         super().__init__(name="masked_lm_head", autocast=False, **kwargs)
         self.config = config
         self.embeddings = embeddings
-        self.dense = dense(config.embedding_size, config, "dense", "gelu")
-        self.LayerNorm = layer_norm(config)
+        self.dense = dense(config.embedding_size, config, "dense", self.dtype_policy, "gelu")
+        self.LayerNorm = layer_norm(config, self.dtype_policy)
 
     def build(self, input_shape=None):
         self.dense.build((None, None, self.config.hidden_size))
@@ -27,7 +27,10 @@ class MaskedLMHead(keras.layers.Layer):
         """[..., hidden_size] -> float32 logits [..., vocab_size]."""
         hidden = tf.cast(self.LayerNorm(self.dense(hidden)), tf.float32)
         table = tf.convert_to_tensor(self.embeddings.word_embeddings)
-        return tf.matmul(hidden, table, transpose_b=True) + self.bias
+        # One product of two matrices: a batched one's gradient would be a table for each example.
+        flat = tf.reshape(hidden, [-1, self.config.embedding_size])
+        logits = tf.matmul(flat, table, transpose_b=True) + self.bias
+        return tf.reshape(logits, tf.concat([tf.shape(hidden)[:-1], [self.config.vocab_size]], 0))
 
 
 class DiscriminatorHead(keras.layers.Layer):
@@ -36,7 +39,7 @@ class DiscriminatorHead(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(name="discriminator_head", autocast=False, **kwargs)
         self.config = config
-        self.dense = dense(config.hidden_size, config, "dense", "gelu")
+        self.dense = dense(config.hidden_size, config, "dense", self.dtype_policy, "gelu")
         # TensorFlow's default initialization, as in the original; its logits stay in float32.
         self.dense_prediction = keras.layers.Dense(1, name="dense_prediction", dtype="float32")
 

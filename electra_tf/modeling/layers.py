@@ -16,16 +16,18 @@ def initializer(config):
     return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
-def dense(units, config, name, activation=None):
+def dense(units, config, name, dtype, activation=None):
     """A dense layer with the original's initialization."""
     return keras.layers.Dense(
-        units, activation=activation, kernel_initializer=initializer(config), name=name
+        units, activation=activation, kernel_initializer=initializer(config), name=name, dtype=dtype
     )
 
 
-def layer_norm(config, name="LayerNorm"):
-    """LayerNorm with the original's epsilon (1e-12), computed in float32."""
-    return keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name=name)
+def layer_norm(config, dtype):
+    """LayerNorm with the original's epsilon (1e-12); its statistics are float32 in any dtype."""
+    return keras.layers.LayerNormalization(
+        epsilon=config.layer_norm_eps, name="LayerNorm", dtype=dtype
+    )
 
 
 def split_seed(seed, num):
@@ -53,7 +55,7 @@ class Embeddings(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(name="embeddings", autocast=False, **kwargs)
         self.config = config
-        self.LayerNorm = layer_norm(config)
+        self.LayerNorm = layer_norm(config, "float32")
 
     def build(self, input_shape=None):
         config = self.config
@@ -93,9 +95,10 @@ class SelfAttention(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.config = config
         self.query, self.key, self.value, self.dense = (
-            dense(config.hidden_size, config, name) for name in ("query", "key", "value", "dense")
+            dense(config.hidden_size, config, name, self.dtype_policy)
+            for name in ("query", "key", "value", "dense")
         )
-        self.LayerNorm = layer_norm(config)
+        self.LayerNorm = layer_norm(config, self.dtype_policy)
 
     def build(self, input_shape=None):
         for layer in (self.query, self.key, self.value, self.dense, self.LayerNorm):
@@ -141,9 +144,10 @@ class FeedForward(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.config = config
-        self.intermediate = dense(config.intermediate_size, config, "intermediate", "gelu")
-        self.output_dense = dense(config.hidden_size, config, "output")
-        self.LayerNorm = layer_norm(config)
+        dtype = self.dtype_policy
+        self.intermediate = dense(config.intermediate_size, config, "intermediate", dtype, "gelu")
+        self.output_dense = dense(config.hidden_size, config, "output", dtype)
+        self.LayerNorm = layer_norm(config, dtype)
 
     def build(self, input_shape=None):
         self.intermediate.build((None, None, self.config.hidden_size))
@@ -166,13 +170,15 @@ class Encoder(keras.layers.Layer):
         if config.embedding_size != config.hidden_size:
             # The original leaves this layer to TensorFlow's default, glorot (SEMANTICS 10).
             self.embeddings_project = keras.layers.Dense(
-                config.hidden_size, name="embeddings_project"
+                config.hidden_size, name="embeddings_project", dtype=self.dtype_policy
             )
         self.attention = [
-            SelfAttention(config, name=f"attention_{i}") for i in range(config.num_hidden_layers)
+            SelfAttention(config, name=f"attention_{i}", dtype=self.dtype_policy)
+            for i in range(config.num_hidden_layers)
         ]
         self.feed_forward = [
-            FeedForward(config, name=f"feed_forward_{i}") for i in range(config.num_hidden_layers)
+            FeedForward(config, name=f"feed_forward_{i}", dtype=self.dtype_policy)
+            for i in range(config.num_hidden_layers)
         ]
 
     def build(self, input_shape=None):

@@ -69,10 +69,14 @@ class ElectraPretrainer(keras.Model):
         )
         self.built = True
 
-    def compile(self, optimizer, **kwargs):
-        """As `keras.Model.compile`; there is no other loss than ELECTRA's own."""
-        super().compile(optimizer=optimizer, **kwargs)
+    def compile(self, optimizer, jit_compile=False, **kwargs):
+        """As `keras.Model.compile`; there is no other loss than ELECTRA's own.
+
+        With `jit_compile` the gradients of a replica are compiled by XLA, the update is not.
+        """
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.optimizer.build(self.trainable_variables)
+        self._compute_gradients = tf.function(self.compute_gradients, jit_compile=jit_compile)
 
     # The parts of one step, in their order.
 
@@ -242,7 +246,8 @@ class ElectraPretrainer(keras.Model):
         Returns:
           `statistics` of the batch, with `grad_norm` before clipping and `steps` 1.
         """
-        gradients, statistics = self.compute_gradients(batch, self.optimizer.iterations.value)
+        step = tf.cast(self.optimizer.iterations.value, tf.int32)
+        gradients, statistics = self._compute_gradients(batch, step)
         gradients, norm = tf.clip_by_global_norm(gradients, self.config.clip_norm)
         self.optimizer.apply(gradients, self.trainable_variables)
         return {**statistics, "grad_norm": norm, "steps": tf.constant(1.0)}

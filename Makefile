@@ -1,0 +1,30 @@
+# make demo: from text to a pre-trained ELECTRA. make test: the test suite. Both install first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test test-slow lint clean
+
+install: .venv/installed
+
+.venv/installed: setup.py electra_tf/version.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[test]'
+	touch $@
+
+# CORPUS='texts/*.txt' takes your own text.
+demo: install
+	$(BIN)/python -m electra_tf.commands.demo --output_dir=runs/demo $(if $(CORPUS),--corpus='$(CORPUS)')
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

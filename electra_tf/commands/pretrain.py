@@ -1,0 +1,201 @@
+"""Pre-trains ELECTRA on records or on text.
+
+  python pretrain.py --config=small --train_data='records/*.tfrecord*' --eval_data=records/eval \\
+      --vocab_file=vocab.txt --output_dir=runs/small --override=num_train_steps=100000
+
+  python pretrain.py --config=tiny --corpus='texts/*.txt' --output_dir=runs/mine
+
+The same command on the same folder goes on where it stopped. docs/configuration.md lists the keys
+of --override.
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from electra_tf import commands
+from electra_tf.commands import build_pretraining_data, build_vocab
+from electra_tf.configs import load_pretraining_config, parse_overrides
+from electra_tf.errors import UserError
+
+
+def define_flags(values):
+    flags.DEFINE_string(
+        "config", None, "tiny, mini, small, base, large, or a YAML file.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "override", [], "key=value of the configuration; repeatable.", flag_values=values
+    )
+    flags.DEFINE_string("output_dir", None, "Run folder.", flag_values=values)
+    flags.mark_flags_as_required(["config", "output_dir"], flag_values=values)
+    flags.DEFINE_string("train_data", None, "Folder or glob of records.", flag_values=values)
+    flags.DEFINE_string("eval_data", None, "Folder or glob of held-out records.", flag_values=values)
+    flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.", flag_values=values)
+    flags.DEFINE_string(
+        "corpus",
+        None,
+        "Path, folder or glob of text, instead of --train_data: vocabulary (of the key vocab_size, "
+        "unless --vocab_file is given) and records are built in OUTPUT_DIR/data.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "eval_fraction",
+        0.02,
+        "Share of the --corpus's documents to hold out.",
+        0.0,
+        0.999,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_workers",
+        os.cpu_count() or 1,
+        "Processes that build records of --corpus.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "xla", False, "Compile the gradients by XLA (no gain on a CPU).", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "skip_corrupt",
+        False,
+        "Leave out records that cannot be read, and count them.",
+        flag_values=values,
+    )
+    build_pretraining_data.define_reading_flags(values)
+
+
+def run_pretraining(config, overrides, tokenizer, **options):
+    """Trains with a progress bar.
+
+    Args:
+      config: `PretrainingConfig`; takes the tokenizer's vocabulary size.
+      overrides: dict of the keys that the user set.
+      tokenizer: `Tokenizer`.
+      **options: of `training.pretraining.pretrain`.
+
+    Returns:
+      the trained `ElectraPretrainer`.
+    """
+    import dataclasses
+
+    from electra_tf.training.pretraining import pretrain
+
+    if overrides.get("vocab_size", tokenizer.vocab_size) != tokenizer.vocab_size:
+        raise UserError(
+            f"--override=vocab_size={overrides['vocab_size']}: the vocabulary has "
+            f"{tokenizer.vocab_size} pieces; leave the key out"
+        )
+    config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
+    with commands.progress_bar(total=config.num_train_steps, unit="step", desc="pretrain") as bar:
+
+        def show(step, metrics, epoch, num_epochs):
+            if not bar.n:
+                bar.initial = step  # Else a resumed run's ETA would count the steps before.
+                bar.start_t = bar._time()
+            bar.set_postfix_str(
+                f"epoch {epoch:.2f}/{num_epochs:.2f}, loss {metrics['loss']:.3f}, "
+                f"{metrics['examples_per_second']:.0f} examples/s",
+                refresh=False,
+            )
+            bar.update(step - bar.n)
+
+        return pretrain(config, tokenizer, on_progress=show, **options)
+
+
+def build_data(config, overrides, corpus, data_dir, vocab_file, eval_fraction, num_workers, reading):
+    """Builds vocabulary and records of a corpus, unless a start before did.
+
+    Returns:
+      `(tokenizer, train_data, eval_data or None)`.
+    """
+    if num_workers > 1:
+        from electra_tf import worker_pool
+
+        worker_pool.prepare()
+    import tensorflow as tf
+
+    from electra_tf import records
+    from electra_tf.tokenization import Tokenizer
+
+    casing = {"lowercase": config.do_lower_case, "strip_accents": config.strip_accents}
+    dataset_file = tf.io.gfile.join(data_dir, records.DATASET_FILE)
+    if not vocab_file:
+        vocab_file = tf.io.gfile.join(data_dir, "vocab.txt")
+        if not tf.io.gfile.exists(vocab_file):
+            build_vocab.build(corpus, config.vocab_size, vocab_file, reading=reading, **casing)
+        overrides.pop("vocab_size", None)  # It was a wish; the text may have given fewer.
+    tokenizer = Tokenizer.from_vocab(vocab_file, **casing)
+    if not tf.io.gfile.exists(dataset_file):
+        build_pretraining_data.build(
+            corpus,
+            tokenizer.vocab,
+            data_dir,
+            num_workers,
+            reading=reading,
+            max_seq_length=config.max_seq_length,
+            seed=config.seed,
+            eval_fraction=eval_fraction,
+            fidelity=config.fidelity,
+            **casing,
+        )
+    dataset = records.read_dataset_file([tf.io.gfile.join(data_dir, "any")])
+    for key, value in (("inputs", corpus), ("eval_fraction", eval_fraction)):
+        if dataset.get(key) != value:
+            raise UserError(
+                f"{dataset_file}: built with {key} {dataset.get(key)!r}, not {value!r}; choose "
+                "another --output_dir, or give --train_data"
+            )
+    held_out = records.read_dataset_file([tf.io.gfile.join(data_dir, "eval", "any")])
+    has_eval = held_out is not None and held_out["num_examples"] > 0
+    return tokenizer, data_dir, tf.io.gfile.join(data_dir, "eval") if has_eval else None
+
+
+def _run(values):
+    overrides = parse_overrides(values.override)
+    config = load_pretraining_config(values.config, overrides)
+    if bool(values.corpus) == bool(values.train_data):
+        raise UserError("--train_data: give either this flag or --corpus")
+    if values.corpus:
+        if values.eval_data:
+            raise UserError("--eval_data: --corpus holds out its own; use --eval_fraction")
+        tokenizer, train_data, eval_data = build_data(
+            config,
+            overrides,
+            values.corpus,
+            os.path.join(values.output_dir, "data"),
+            values.vocab_file,
+            values.eval_fraction,
+            values.num_workers,
+            build_pretraining_data.reading_options(values),
+        )
+    else:
+        if not values.vocab_file:
+            raise UserError("--vocab_file: --train_data needs the vocabulary it was built with")
+        from electra_tf.tokenization import Tokenizer
+
+        tokenizer = Tokenizer.from_vocab(
+            values.vocab_file, config.do_lower_case, config.strip_accents
+        )
+        train_data, eval_data = values.train_data, values.eval_data
+    run_pretraining(
+        config,
+        overrides,
+        tokenizer,
+        train_data=train_data,
+        eval_data=eval_data,
+        output_dir=values.output_dir,
+        jit_compile=values.xla,
+        skip_corrupt=values.skip_corrupt,
+    )
+    print(f"models: {os.path.join(values.output_dir, 'discriminator')} and generator beside it")
+
+
+def main(argv=None):
+    """Entry point; returns the exit code."""
+    return commands.run(define_flags, _run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

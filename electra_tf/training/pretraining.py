@@ -1,0 +1,186 @@
+"""A pre-training run from records to models, resumable at every moment."""
+
+import keras
+import orbit
+import tensorflow as tf
+from absl import logging
+
+from electra_tf import records
+from electra_tf.configs import RUN_KEYS
+from electra_tf.errors import UserError
+from electra_tf.interop.huggingface import model_tensors
+from electra_tf.modeling.pretrainer import ElectraPretrainer
+from electra_tf.optimization import create_optimizer
+from electra_tf.tokenization import vocab_sha256
+from electra_tf.training import flops
+from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
+from electra_tf.training.run_folder import RunFolder
+
+
+def pretrain(
+    config,
+    tokenizer,
+    train_data,
+    output_dir,
+    eval_data=None,
+    jit_compile=False,
+    skip_corrupt=False,
+    on_progress=None,
+):
+    """Trains, or goes on where a run on the same folder stopped.
+
+    ```python
+    pretrain(load_pretraining_config("tiny"), tokenizer, "records", "runs/tiny", "records/eval")
+    ```
+
+    At the end of a stretch of steps the metrics are written, then comes the evaluation, the export
+    and last the checkpoint: what a checkpoint stands for is complete.
+
+    Args:
+      config: `configs.PretrainingConfig`; its `vocab_size` is the tokenizer's.
+      tokenizer: `Tokenizer` of the records.
+      train_data, eval_data: folder or glob of shards; without `eval_data` nothing is evaluated.
+      output_dir: run folder.
+      jit_compile: whether XLA compiles the gradients.
+      skip_corrupt: leave out unreadable records instead of stopping.
+      on_progress: function of (step, metrics, epoch, number of epochs), called after each loop.
+
+    Returns:
+      the trained `ElectraPretrainer`.
+
+    Raises:
+      UserError: data, vocabulary, configuration or folder do not fit together.
+    """
+    batches = _open(config, tokenizer, train_data, "--train_data", skip_corrupt, config.train_batch_size)
+    eval_batches = None
+    if eval_data:
+        eval_batches = _open(config, tokenizer, eval_data, "--eval_data", skip_corrupt, config.eval_batch_size)
+    else:
+        logging.warning("no --eval_data: the run is not evaluated on held-out text")
+    data = {
+        "vocab_sha256": vocab_sha256(tokenizer.vocab),
+        "num_train_examples": batches.num_examples,
+    }
+    run = RunFolder(output_dir, config, data, RUN_KEYS)
+
+    keras.utils.set_random_seed(config.seed)
+    model = ElectraPretrainer(config, tokenizer.mask_id, tokenizer.special_ids)
+    model.compile(create_optimizer(config), jit_compile=jit_compile)
+    checkpoint = tf.train.Checkpoint(variables=checkpoint_variables(model))
+    manager = tf.train.CheckpointManager(
+        checkpoint, run.join("checkpoints"), max_to_keep=config.keep_checkpoint_max
+    )
+    first_step = _restore(checkpoint, manager, model)
+    run.cut_metrics(first_step)
+    if first_step < config.num_train_steps:
+        _train(config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress)
+    return model
+
+
+def _open(config, tokenizer, pattern, flag, skip_corrupt, batch_size):
+    shards = records.read_shards(records.find_shards(pattern), skip_corrupt)
+    records.check_records(shards, flag, config, tokenizer)
+    return records.RecordBatches(shards, batch_size, config.max_seq_length)
+
+
+def checkpoint_variables(model):
+    """Everything a resumed run needs, by name: weights, Adam's moments, the step.
+
+    Masks, samples, dropout and the order of the data follow from the step and the seed.
+    """
+    names = {}
+    for network in (model.discriminator, model.generator):
+        for name, (variable, _) in model_tensors(network).items():
+            names.setdefault(id(variable), f"{network.name}/{name}")
+    variables = {"step": model.optimizer.iterations.value}
+    for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
+        name = names[id(variable)]
+        variables |= {name: variable.value, f"{name}/adam_m": m.value, f"{name}/adam_v": v.value}
+    return variables
+
+
+def _restore(checkpoint, manager, model):
+    """Restores the latest checkpoint, if any; returns the step to go on at."""
+    path = manager.latest_checkpoint
+    if path is None:
+        return 0
+    try:
+        checkpoint.restore(path).assert_consumed()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot restore the checkpoint ({str(error).splitlines()[0]}); remove it to go "
+            "on from the one before"
+        ) from None
+    step = int(model.optimizer.iterations.value)
+    logging.info("resumed at step %d", step)
+    return step
+
+
+def _train(config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress):
+    peak = config.peak_tflops * 1e12 or flops.measure_peak_flops(config.mixed_precision)
+    dataset = batches.training(config.seed, first_step, config.num_train_steps)
+    trainer = PretrainingTrainer(model, dataset, peak, flops.pretraining_flops(config))
+    evaluator = None
+    if eval_batches:
+        evaluator = PretrainingEvaluator(model, eval_batches.evaluation(config.num_eval_steps))
+
+    def write_training_metrics(metrics):
+        step = int(model.optimizer.iterations.value)
+        run.write_metrics(step, "train", metrics)
+        if on_progress:
+            epochs = config.train_batch_size / batches.num_examples
+            on_progress(step, metrics, step * epochs, config.num_train_steps * epochs)
+
+    controller = orbit.Controller(
+        global_step=model.optimizer.iterations.value,
+        trainer=trainer,
+        evaluator=evaluator,
+        train_actions=[write_training_metrics],
+        steps_per_loop=config.metrics_steps,
+        summary_dir=run.join("tensorboard", "train"),
+        eval_summary_dir=run.join("tensorboard", "eval"),
+    )
+    step = first_step
+    try:
+        while step < config.num_train_steps:
+            step = next_stop(config, step)
+            controller.train(step)
+            if eval_batches and (_divides(config.eval_steps, step) or step == config.num_train_steps):
+                run.write_metrics(step, "eval", controller.evaluate())
+            if config.exports_encoder_at(step):
+                export_models(model, tokenizer, run.join("encoders", f"step-{step}"))
+            if step == config.num_train_steps:
+                export_models(model, tokenizer, run.path)
+            if step % config.save_checkpoints_steps == 0 or step == config.num_train_steps:
+                manager.save(checkpoint_number=step)
+    except tf.errors.OpError:
+        for error in (batches.error, eval_batches and eval_batches.error):
+            if error:
+                raise error from None
+        raise
+
+
+def _divides(interval, step):
+    return interval > 0 and step % interval == 0
+
+
+def next_stop(config, step):
+    """The next step after `step` at which something is evaluated, exported or saved."""
+    last = config.num_train_steps
+    intervals = [config.save_checkpoints_steps, config.eval_steps]
+    exports = config.encoder_export_steps
+    if isinstance(exports, list):
+        stops = [wanted for wanted in exports if wanted > step]
+    else:
+        stops = []
+        intervals.append(exports)
+    stops += [(step // interval + 1) * interval for interval in intervals if interval]
+    return min(last, *stops)
+
+
+def export_models(model, tokenizer, folder):
+    """Writes `discriminator/` and `generator/`, each with its tokenizer, below a folder."""
+    for network in (model.discriminator, model.generator):
+        path = tf.io.gfile.join(folder, network.name)
+        network.save_pretrained(path)
+        tokenizer.save_pretrained(path)

@@ -1,0 +1,98 @@
+"""The folder of a run: its configuration, metrics, checkpoints and models (DESIGN, contracts)."""
+
+import dataclasses
+import json
+import math
+
+import tensorflow as tf
+
+from electra_tf import files
+from electra_tf.errors import UserError
+
+CONFIG_FILE, DATA_FILE, METRICS_FILE = "config.yaml", "data.json", "metrics.jsonl"
+
+
+class RunFolder:
+    """`config.yaml`, `data.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, models."""
+
+    def __init__(self, path, config, data, run_keys):
+        """Opens a folder, or makes it.
+
+        Args:
+          path: local or `gs://`.
+          config: dataclass that decides the run.
+          data: dict that identifies the data.
+          run_keys: names of configuration keys that may change between two starts.
+
+        Raises:
+          UserError: the folder belongs to a run of another configuration or other data.
+        """
+        self.path = path
+        values = dataclasses.asdict(config)
+        before = self._read_config()
+        if before is not None:
+            self._refuse_others(before, values, run_keys, CONFIG_FILE)
+            self._refuse_others(self._read_data(), data, (), DATA_FILE)
+        import yaml
+
+        files.write_json(self.join(DATA_FILE), data)
+        files.write(self.join(CONFIG_FILE), yaml.safe_dump(values, sort_keys=False))
+
+    def join(self, *names):
+        """Path of something in the folder."""
+        return tf.io.gfile.join(self.path, *names)
+
+    def _read_config(self):
+        import yaml
+
+        path = self.join(CONFIG_FILE)
+        if not tf.io.gfile.exists(path):
+            return None
+        with tf.io.gfile.GFile(path) as f:
+            values = yaml.safe_load(f)
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: no run's configuration; choose another --output_dir")
+        return values
+
+    def _read_data(self):
+        path = self.join(DATA_FILE)
+        if not tf.io.gfile.exists(path):
+            return {}
+        with tf.io.gfile.GFile(path) as f:
+            return json.load(f)
+
+    def _refuse_others(self, before, now, free, file):
+        differences = [
+            f"{key} is {before[key]!r} there and {now[key]!r} here"
+            for key in now
+            if key not in free and key in before and before[key] != now[key]
+        ]
+        if differences:
+            raise UserError(
+                f"{self.join(file)}: the folder belongs to another run: {'; '.join(differences)}; "
+                "choose another --output_dir, or the same values to continue"
+            )
+
+    def cut_metrics(self, step):
+        """Drops the lines of `metrics.jsonl` after a step, and a last one that was half written."""
+        path = self.join(METRICS_FILE)
+        if not tf.io.gfile.exists(path):
+            return
+        kept = []
+        with tf.io.gfile.GFile(path) as f:
+            for line in f.read().splitlines():
+                try:
+                    if json.loads(line)["step"] > step:
+                        break
+                except (json.JSONDecodeError, KeyError):
+                    break
+                kept.append(line + "\n")
+        files.write(path, "".join(kept))
+
+    def write_metrics(self, step, split, metrics):
+        """Appends a line to `metrics.jsonl`; what is not finite is written as null."""
+        line = {"step": step, "split": split}
+        for name, value in metrics.items():
+            line[name] = value if math.isfinite(value) else None
+        with tf.io.gfile.GFile(self.join(METRICS_FILE), "a") as f:
+            f.write(json.dumps(line) + "\n")
