@@ -5,7 +5,7 @@ Keys carry the names of google-research/electra `configure_pretraining.py` where
 
 import dataclasses
 import difflib
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -82,7 +82,7 @@ class PretrainingConfig:
     generator_layers: Annotated[float, Gt(0), Le(1)] = 1.0
     vocab_size: PositiveInt = 30522
     do_lower_case: bool = True
-    strip_accents: Optional[bool] = None
+    strip_accents: bool | None = None
     max_position_embeddings: PositiveInt = 512
     hidden_dropout_prob: Probability = 0.1
     attention_probs_dropout_prob: Probability = 0.1
@@ -106,7 +106,7 @@ class PretrainingConfig:
     eval_steps: CountOrZero = 1000
     num_eval_steps: CountOrZero = 100
     eval_batch_size: PositiveInt = 128
-    encoder_export_steps: Union[CountOrZero, list[PositiveInt]] = 0
+    encoder_export_steps: CountOrZero | list[PositiveInt] = 0
     peak_tflops: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self):
@@ -124,7 +124,9 @@ class PretrainingConfig:
         try:
             self.generator_config()
         except UserError as error:
-            raise UserError(f"generator_hidden_size={self.generator_hidden_size}: {error}") from None
+            raise UserError(
+                f"generator_hidden_size={self.generator_hidden_size}: {error}"
+            ) from None
 
     @property
     def max_predictions_per_seq(self):

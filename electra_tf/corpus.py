@@ -92,7 +92,12 @@ def find_files(pattern):
 
 
 def read_documents(
-    paths, report=None, json_field="text", drop_duplicates=False, max_line_mb=10.0, invalid_utf8="replace"
+    paths,
+    report=None,
+    json_field="text",
+    drop_duplicates=False,
+    max_line_mb=10.0,
+    invalid_utf8="replace",
 ):
     """Reads documents one after the other.
 
@@ -115,7 +120,9 @@ def read_documents(
     for path in paths:
         lines = _read_lines(path, int(max_line_mb * 1e6))
         is_json = path.removesuffix(".gz").endswith(".jsonl")
-        documents = _json_documents(path, lines, json_field) if is_json else _text_documents(lines, report)
+        documents = (
+            _json_documents(path, lines, json_field) if is_json else _text_documents(lines, report)
+        )
         for first_line, lines in documents:
             text = b"\n".join(lines)
             try:
@@ -531,11 +538,15 @@ def build_pretraining_data(
     paths = find_files(inputs)
     _remove_interrupted_build(output_dir)
     if records.holds_records(output_dir):
-        raise UserError(f"{output_dir}: holds records already; remove them or choose another folder")
+        raise UserError(
+            f"{output_dir}: holds records already; remove them or choose another folder"
+        )
     building = tf.io.gfile.join(output_dir, f"building-{os.getpid()}")
     splits = {"train": (building, output_dir, num_shards)}
     if eval_fraction:
-        splits["eval"] = tuple(tf.io.gfile.join(folder, "eval") for folder in splits["train"][:2]) + (1,)
+        splits["eval"] = tuple(
+            tf.io.gfile.join(folder, "eval") for folder in splits["train"][:2]
+        ) + (1,)
     settings = {
         "max_seq_length": max_seq_length,
         "vocab_size": len(vocab),
@@ -564,7 +575,9 @@ def build_pretraining_data(
         for writer in writers.values():
             writer.close()
         if not writers["train"].num_examples:
-            raise UserError(f"{inputs}: no text to train on in {len(paths)} file(s); give more text")
+            raise UserError(
+                f"{inputs}: no text to train on in {len(paths)} file(s); give more text"
+            )
         for split in reversed(splits):  # The training part's dataset.json tells that all is there.
             writer, folder = writers[split], splits[split][1]
             tf.io.gfile.makedirs(folder)

@@ -37,7 +37,11 @@ def paragraphs(text):
         paragraph = " ".join(block.split())
         letters = sum(c.isalpha() or c == " " for c in paragraph)
         is_code = paragraph.startswith((">>>", "...", "```"))
-        if len(paragraph.split()) >= MIN_WORDS and letters >= MIN_LETTERS * len(paragraph) and not is_code:
+        if (
+            len(paragraph.split()) >= MIN_WORDS
+            and letters >= MIN_LETTERS * len(paragraph)
+            and not is_code
+        ):
             yield paragraph
 
 

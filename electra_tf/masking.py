@@ -77,6 +77,7 @@ def choose_positions_with_replacement(is_candidate, num, noise, max_predictions)
     total = tf.cast(count[:, -1:], tf.float32)
     drawn = tf.cast(noise[:, :max_predictions] * total, tf.int32)
     positions = tf.reduce_sum(tf.cast(count[:, None, :] <= drawn[..., None], tf.int32), axis=-1)
+    positions = tf.minimum(positions, tf.shape(is_candidate)[1] - 1)  # Without candidates: past it.
     is_used = tf.range(max_predictions) < num[:, None]
     return tf.where(is_used, positions, 0), tf.cast(is_used, tf.float32) * (total / total)
 
@@ -145,7 +146,9 @@ def sample_tokens(logits, noise):
     vocab_size = logits.shape[-1]
     padding = -vocab_size % _BLOCK
     weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
-    weights = tf.reshape(tf.pad(weights, [[0, 0], [0, padding]]), [-1, (vocab_size + padding) // _BLOCK, _BLOCK])
+    weights = tf.reshape(
+        tf.pad(weights, [[0, 0], [0, padding]]), [-1, (vocab_size + padding) // _BLOCK, _BLOCK]
+    )
     block = _invert_cdf(tf.reduce_sum(weights, axis=-1), noise[:, 0])
     token = _invert_cdf(tf.gather(weights, block, batch_dims=1), noise[:, 1])
     return block * _BLOCK + token

@@ -32,7 +32,9 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         """The rate at `step` (counted from 0), float32 scalar."""
         step = tf.cast(step, tf.float32)
-        rate = self.learning_rate * (1.0 - tf.minimum(step / self.num_train_steps, 1.0)) ** self.power
+        rate = (
+            self.learning_rate * (1.0 - tf.minimum(step / self.num_train_steps, 1.0)) ** self.power
+        )
         if self.num_warmup_steps is None:
             return rate
         return rate * tf.minimum(step / tf.cast(self.num_warmup_steps, tf.float32), 1.0)

@@ -209,7 +209,9 @@ def read_dataset_file(paths):
         with tf.io.gfile.GFile(path) as f:
             return json.load(f)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); build the data again") from None
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}); build the data again"
+        ) from None
 
 
 def check_records(shards, flag, config, tokenizer):
@@ -249,7 +251,9 @@ def check_records(shards, flag, config, tokenizer):
         ),
     ):
         if dataset.get(key, value) != value:
-            raise UserError(f"{flag}: {path}: the records have {key} {dataset[key]}, this run {value}; {remedy}")
+            raise UserError(
+                f"{flag}: {path}: the records have {key} {dataset[key]}, this run {value}; {remedy}"
+            )
     # Foreign records come without a dataset.json: the first one tells.
     features = tf.train.Example.FromString(_first_record(path)).features.feature
     for name in FEATURES:
@@ -330,7 +334,10 @@ class ExampleOrder:
         positions = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
         epochs, places = np.divmod(positions, self._num_examples)
         return np.concatenate(
-            [self._epoch_order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+            [
+                self._epoch_order(epoch)[places[epochs == epoch]]
+                for epoch in np.unique(epochs).tolist()
+            ]
         )
 
 

@@ -286,9 +286,9 @@ class Tokenizer(tf.Module):
         ids, segment_ids = tf.concat(ids, axis=1), tf.concat(segment_ids, axis=1)
         shape = [None, max_seq_length]
         return {
-            "input_ids": ids.to_tensor(self.pad_id, shape),
-            "input_mask": tf.ones_like(ids).to_tensor(0, shape),
-            "segment_ids": segment_ids.to_tensor(0, shape),
+            "input_ids": ids.to_tensor(self.pad_id, shape=shape),
+            "input_mask": tf.ones_like(ids).to_tensor(0, shape=shape),
+            "segment_ids": segment_ids.to_tensor(0, shape=shape),
         }
 
     def _prepare(self, strings):

@@ -11,13 +11,17 @@ from electra_tf.normalizer import category
 
 def _is_ideograph(char):
     name = ord(char)
-    blocks = "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B820-2CEAF 2F800-2FA1F"
+    blocks = (
+        "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B820-2CEAF 2F800-2FA1F"
+    )
     bounds = (block.split("-") for block in blocks.split())
     return any(int(low, 16) <= name <= int(high, 16) for low, high in bounds)
 
 
 def _is_punctuation(char):
-    return category(char).startswith("P") or (char.isascii() and char.isprintable() and not char.isalnum() and char != " ")
+    return category(char).startswith("P") or (
+        char.isascii() and char.isprintable() and not char.isalnum() and char != " "
+    )
 
 
 def words(text, lowercase, strip_accents):

@@ -74,7 +74,10 @@ def test_a_resolved_configuration_is_a_configuration(tmp_path):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("learning_rat=1", "unknown configuration key 'learning_rat'; did you mean 'learning_rate'"),
+        (
+            "learning_rat=1",
+            "unknown configuration key 'learning_rat'; did you mean 'learning_rate'",
+        ),
         ("train_batch_size=abc", "train_batch_size='abc': .*valid integer"),
         ("train_batch_size=1.5", "train_batch_size=1.5: .*valid integer"),
         ("train_batch_size=0", "train_batch_size=0: .*greater than 0"),

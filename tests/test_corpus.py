@@ -22,7 +22,10 @@ def text_of(num_documents, lines=6, words=9):
     documents = []
     for d in range(num_documents):
         rows = [
-            f"{d} " + " ".join(WORDS[(d * 7 + i * 5 + j * (d + 1)) % len(WORDS)] for j in range(words + i % 3))
+            f"{d} "
+            + " ".join(
+                WORDS[(d * 7 + i * 5 + j * (d + 1)) % len(WORDS)] for j in range(words + i % 3)
+            )
             for i in range(lines)
         ]
         documents.append("\n".join([f"{d} owl {'the ' * (d % 11)}", *rows]))
@@ -55,7 +58,9 @@ def test_another_json_field(tmp_path):
         documents_of(tmp_path)
 
 
-@pytest.mark.parametrize("line, message", [("{", "not a JSON object"), ('{"text": 3}', "is no string")])
+@pytest.mark.parametrize(
+    "line, message", [("{", "not a JSON object"), ('{"text": 3}', "is no string")]
+)
 def test_malformed_json(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(UserError, match=f"a.jsonl:2: .*{message}"):
@@ -153,7 +158,9 @@ def test_shares_of_segments_and_lengths():
 def build(tmp_path, name, text="corpus", **options):
     folder = tmp_path / name
     options = {"max_seq_length": 16, "num_shards": 3, "seed": 7, **options}
-    datasets, report = corpus.build_pretraining_data(str(tmp_path / text), VOCAB, str(folder), **options)
+    datasets, report = corpus.build_pretraining_data(
+        str(tmp_path / text), VOCAB, str(folder), **options
+    )
     return folder, datasets, report
 
 

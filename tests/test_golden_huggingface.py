@@ -53,7 +53,9 @@ def test_generator(folder):
     assert "hidden_states" not in model(inputs_of(fixture))
 
 
-@pytest.mark.parametrize("model_class, name", [(Discriminator, "discriminator"), (Generator, "generator")])
+@pytest.mark.parametrize(
+    "model_class, name", [(Discriminator, "discriminator"), (Generator, "generator")]
+)
 def test_round_trip_is_bit_equal(folder, tmp_path, model_class, name):
     model_class.from_pretrained(str(folder / name)).save_pretrained(str(tmp_path))
     theirs = safetensors.numpy.load_file(folder / name / "model.safetensors")

@@ -17,7 +17,8 @@ def test_candidates_are_real_tokens_but_special_ones():
 
 
 @pytest.mark.parametrize(
-    "num_tokens, expected", [(2, 1), (10, 2), (30, 4), (70, 10), (110, 16), (128, 19), (3, 1), (17, 3)]
+    "num_tokens, expected",
+    [(2, 1), (10, 2), (30, 4), (70, 10), (110, 16), (128, 19), (3, 1), (17, 3)],
 )
 def test_num_to_predict(num_tokens, expected):
     # round(10 * 0.15) = round(1.5) = 2 and round(30 * .15) = round(4.5) = 4: half to even, as TF.
@@ -45,7 +46,9 @@ def test_few_or_no_candidates():
     positions, weights = masking.choose_positions(is_candidate, tf.constant([2, 1]), noise, 3)
     assert positions.numpy().tolist() == [[1, 0, 0], [0, 0, 0]]
     assert weights.numpy().tolist() == [[1, 0, 0], [0, 0, 0]]
-    _, weights = masking.choose_positions_with_replacement(is_candidate, tf.constant([2, 1]), noise, 3)
+    _, weights = masking.choose_positions_with_replacement(
+        is_candidate, tf.constant([2, 1]), noise, 3
+    )
     assert weights.numpy()[0].tolist() == [1, 1, 0]
     assert np.isnan(weights.numpy()[1]).all()  # The original's 0 / 0.
 

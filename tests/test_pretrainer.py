@@ -19,7 +19,7 @@ CONFIG = load_pretraining_config(
     {
         "vocab_size": VOCAB_SIZE, "hidden_size": 32, "embedding_size": 16, "intermediate_size": 64,
         "max_seq_length": LENGTH, "max_position_embeddings": 32, "train_batch_size": BATCH,
-        "num_train_steps": 100, "num_warmup_steps": 5,
+        "num_train_steps": 100, "num_warmup_steps": 5, "generator_hidden_size": 0.25,
     },
 )  # fmt: skip
 
@@ -72,7 +72,9 @@ def test_small_has_the_papers_parameters():
 
 def test_flops_of_small():
     # By hand, multiplications of one sequence: 12 layers of 4 d d + 2 d f + 2 L d a token each.
-    discriminator = 128 * (128 * 256 + 12 * (4 * 256**2 + 2 * 256 * 1024 + 2 * 128 * 256) + 256 * 257)
+    discriminator = 128 * (
+        128 * 256 + 12 * (4 * 256**2 + 2 * 256 * 1024 + 2 * 128 * 256) + 256 * 257
+    )
     generator = 128 * (128 * 64 + 12 * (4 * 64**2 + 2 * 64 * 256 + 2 * 128 * 64))
     vocabulary = 19 * (64 * 128 + 128 * 30522)
     by_hand = 3 * 2 * (discriminator + generator + vocabulary)
@@ -166,7 +168,9 @@ def test_losses_are_means_over_tokens():
     scores = outputs.generator_logits.numpy()[chosen].astype(np.float64)
     ids = outputs.masked.ids.numpy()[chosen]
     log_z = np.log(np.exp(scores).sum(-1))
-    assert masked_lm_loss == pytest.approx(np.mean(log_z - scores[np.arange(len(ids)), ids]), rel=1e-5)
+    assert masked_lm_loss == pytest.approx(
+        np.mean(log_z - scores[np.arange(len(ids)), ids]), rel=1e-5
+    )
     assert loss == pytest.approx(masked_lm_loss + 50 * disc_loss, rel=1e-6)
 
 
@@ -200,10 +204,15 @@ def test_metrics_against_scikit_learn():
     padded = roc_auc_score(labels.ravel(), (scores * mask).ravel())
     assert old["disc_auc"] == pytest.approx(padded, abs=2e-3)
     assert abs(old["disc_auc"] - metrics["disc_auc"]) > 0.01
-    losses = np.where(mask, np.log1p(np.exp(-np.where(labels == 1, 1, -1) * outputs.discriminator_logits)), 0)
+    losses = np.where(
+        mask, np.log1p(np.exp(-np.where(labels == 1, 1, -1) * outputs.discriminator_logits)), 0
+    )
     assert old["disc_loss"] == pytest.approx(np.mean(losses.sum(1) / mask.sum(1)), rel=1e-4)
     assert old["disc_loss"] != metrics["disc_loss"]
-    assert pretraining_metrics(statistics, google, is_evaluation=False)["disc_loss"] == metrics["disc_loss"]
+    assert (
+        pretraining_metrics(statistics, google, is_evaluation=False)["disc_loss"]
+        == metrics["disc_loss"]
+    )
 
 
 def test_an_example_without_candidates():

@@ -124,7 +124,9 @@ def test_a_corrupt_record(tmp_path):
     records.write_index(paths)
     size = len(record(0)) + 16
     damage(paths[0], 2 * size + 20)  # Inside the third record.
-    with pytest.raises(UserError, match=f"{paths[0]}: truncated or corrupt at byte {2 * size};.*--skip_corrupt"):
+    with pytest.raises(
+        UserError, match=f"{paths[0]}: truncated or corrupt at byte {2 * size};.*--skip_corrupt"
+    ):
         records.read_shards(paths)
     batches = open_batches(paths, skip_corrupt=True)
     assert sum(numbers_of(batches.evaluation()), []) == [0, 1, *range(3, 14)]

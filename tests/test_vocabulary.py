@@ -34,7 +34,9 @@ def test_languages(shared_data, tmp_path, files, pieces):
 
 @pytest.fixture
 def little_text(tmp_path):
-    (tmp_path / "a.txt").write_text("Café au lait, café noir; the cat, the cats.\n" * 9, encoding="utf-8")
+    (tmp_path / "a.txt").write_text(
+        "Café au lait, café noir; the cat, the cats.\n" * 9, encoding="utf-8"
+    )
     return reader(tmp_path / "a.txt")
 
 

@@ -47,9 +47,7 @@ def define_flags(values):
     flags.DEFINE_integer(
         "max_seq_length", 128, "Tokens of an example.", lower_bound=5, flag_values=values
     )
-    flags.DEFINE_integer(
-        "num_shards", 16, "Training shards.", lower_bound=1, flag_values=values
-    )
+    flags.DEFINE_integer("num_shards", 16, "Training shards.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1, flag_values=values
     )
@@ -77,9 +75,7 @@ def define_flags(values):
     define_reading_flags(values)
 
 
-def build(
-    inputs, vocab, output_dir, num_workers, reading=None, **options
-):
+def build(inputs, vocab, output_dir, num_workers, reading=None, **options):
     """Builds records with a progress bar and prints what was built."""
     from electra_tf import corpus
 
@@ -106,7 +102,9 @@ def build(
         f"{report.num_bytes / 1e6 / seconds:.1f} MB/s"
     )
     for split, dataset in datasets.items():
-        print(f"{split}: {dataset['num_examples']:,} examples of {dataset['num_documents']:,} documents")
+        print(
+            f"{split}: {dataset['num_examples']:,} examples of {dataset['num_documents']:,} documents"
+        )
     return datasets
 
 

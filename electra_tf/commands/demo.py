@@ -266,7 +266,9 @@ def _run(values):
         output_dir=out,
     )
     report(model, tokenizer, train_data, eval_data, out)
-    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes; models: {out}/discriminator, {out}/generator")
+    print(
+        f"\n{(time.monotonic() - began) / 60:.1f} minutes; models: {out}/discriminator, {out}/generator"
+    )
 
 
 def main(argv=None):

@@ -30,7 +30,9 @@ def define_flags(values):
     flags.DEFINE_string("output_dir", None, "Run folder.", flag_values=values)
     flags.mark_flags_as_required(["config", "output_dir"], flag_values=values)
     flags.DEFINE_string("train_data", None, "Folder or glob of records.", flag_values=values)
-    flags.DEFINE_string("eval_data", None, "Folder or glob of held-out records.", flag_values=values)
+    flags.DEFINE_string(
+        "eval_data", None, "Folder or glob of held-out records.", flag_values=values
+    )
     flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.", flag_values=values)
     flags.DEFINE_string(
         "corpus",
@@ -104,7 +106,9 @@ def run_pretraining(config, overrides, tokenizer, **options):
         return pretrain(config, tokenizer, on_progress=show, **options)
 
 
-def build_data(config, overrides, corpus, data_dir, vocab_file, eval_fraction, num_workers, reading):
+def build_data(
+    config, overrides, corpus, data_dir, vocab_file, eval_fraction, num_workers, reading
+):
     """Builds vocabulary and records of a corpus, unless a start before did.
 
     Returns:

@@ -36,9 +36,7 @@ def model_tensors(model):
         tensors["generator_lm_head.bias"] = (model.head.bias, False)
     else:
         tensors |= _dense("discriminator_predictions.dense", model.head.dense)
-        tensors |= _dense(
-            "discriminator_predictions.dense_prediction", model.head.dense_prediction
-        )
+        tensors |= _dense("discriminator_predictions.dense_prediction", model.head.dense_prediction)
     return tensors
 
 
@@ -166,7 +164,9 @@ def assign_tensors(tensors, arrays, where):
     """
     arrays = {name: array for name, array in arrays.items() if name not in _REDUNDANT}
     problems = [f"missing {name}" for name in tensors if name not in arrays]
-    problems += [f"unexpected {name} {arrays[name].shape}" for name in arrays if name not in tensors]
+    problems += [
+        f"unexpected {name} {arrays[name].shape}" for name in arrays if name not in tensors
+    ]
     values = {}
     for name, (variable, transposed) in tensors.items():
         if name in arrays:

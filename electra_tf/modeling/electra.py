@@ -3,9 +3,10 @@
 import keras
 import tensorflow as tf
 
+from electra_tf import randomness
 from electra_tf.masking import gather_positions
 from electra_tf.modeling.heads import DiscriminatorHead, MaskedLMHead
-from electra_tf.modeling.layers import Embeddings, Encoder, split_seed
+from electra_tf.modeling.layers import Embeddings, Encoder
 
 
 class ElectraModel(keras.Model):
@@ -52,7 +53,7 @@ class ElectraModel(keras.Model):
         """Embeds and encodes a batch: the list of hidden states, float32."""
         if training and dropout_seed is None:
             dropout_seed = tf.cast(self.seed_generator.next(), tf.int32)
-        embeddings_seed, encoder_seed = split_seed(dropout_seed if training else None, 2)
+        embeddings_seed, encoder_seed = randomness.split(dropout_seed if training else None, 2)
         input_ids = tf.cast(inputs["input_ids"], tf.int32)
         input_mask = tf.cast(inputs.get("input_mask", tf.ones_like(input_ids)), tf.int32)
         segment_ids = tf.cast(inputs.get("segment_ids", tf.zeros_like(input_ids)), tf.int32)

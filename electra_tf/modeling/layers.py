@@ -10,6 +10,8 @@ Dropout is stateless: a layer gets a seed, int32 [2], or None for no dropout.
 import keras
 import tensorflow as tf
 
+from electra_tf import randomness
+
 
 def initializer(config):
     """Truncated normal of `config.initializer_range` (0.02)."""
@@ -28,22 +30,6 @@ def layer_norm(config, dtype):
     return keras.layers.LayerNormalization(
         epsilon=config.layer_norm_eps, name="LayerNorm", dtype=dtype
     )
-
-
-def split_seed(seed, num):
-    """`num` independent seeds of one, int32 [2] each; Nones of None."""
-    if seed is None:
-        return [None] * num
-    # Named, since `auto_select` gives XLA other numbers than the CPU's kernels.
-    return tf.unstack(tf.random.split(seed, num, alg="philox"))
-
-
-def dropout(x, rate, seed):
-    """Zeroes a share `rate` of `x` and scales up the rest; the identity where `seed` is None."""
-    if seed is None or rate == 0.0:
-        return x
-    noise = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox")
-    return tf.where(noise >= rate, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
 
 
 class Embeddings(keras.layers.Layer):
@@ -85,7 +71,7 @@ class Embeddings(keras.layers.Layer):
         positions = tf.convert_to_tensor(self.position_embeddings)[: tf.shape(input_ids)[1]]
         # Stays in float32 until the LayerNorm has summed it up.
         embedded = tf.cast(self.LayerNorm(words + positions + segments), self.compute_dtype)
-        return dropout(embedded, self.config.hidden_dropout_prob, seed)
+        return randomness.dropout(embedded, self.config.hidden_dropout_prob, seed)
 
 
 class SelfAttention(keras.layers.Layer):
@@ -121,20 +107,20 @@ class SelfAttention(keras.layers.Layer):
         Returns:
           [B, T, hidden_size].
         """
-        attention_seed, output_seed = split_seed(seed, 2)
+        attention_seed, output_seed = randomness.split(seed, 2)
         query, key, value = (
             self._split_heads(layer(hidden)) for layer in (self.query, self.key, self.value)
         )
         scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
         scores *= query.shape[-1] ** -0.5
         probabilities = tf.cast(tf.nn.softmax(scores + attention_bias), value.dtype)
-        probabilities = dropout(
+        probabilities = randomness.dropout(
             probabilities, self.config.attention_probs_dropout_prob, attention_seed
         )
         context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
         output = self.dense(tf.reshape(context, tf.shape(hidden)))
         return self.LayerNorm(
-            hidden + dropout(output, self.config.hidden_dropout_prob, output_seed)
+            hidden + randomness.dropout(output, self.config.hidden_dropout_prob, output_seed)
         )
 
 
@@ -157,7 +143,9 @@ class FeedForward(keras.layers.Layer):
     def call(self, hidden, seed=None):
         """Transforms [B, T, hidden_size] position by position."""
         output = self.output_dense(self.intermediate(hidden))
-        return self.LayerNorm(hidden + dropout(output, self.config.hidden_dropout_prob, seed))
+        return self.LayerNorm(
+            hidden + randomness.dropout(output, self.config.hidden_dropout_prob, seed)
+        )
 
 
 class Encoder(keras.layers.Layer):
@@ -201,7 +189,7 @@ class Encoder(keras.layers.Layer):
         """
         hidden = embedded if self.embeddings_project is None else self.embeddings_project(embedded)
         attention_bias = (1.0 - tf.cast(input_mask, tf.float32))[:, None, None, :] * -10000.0
-        seeds = split_seed(seed, 2 * self.config.num_hidden_layers)
+        seeds = randomness.split(seed, 2 * self.config.num_hidden_layers)
         hidden_states = [hidden]
         for i, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward)):
             hidden = attention(hidden, attention_bias, seed=seeds[2 * i])

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from electra_tf import masking
+from electra_tf import masking, randomness
 from electra_tf.modeling.electra import Discriminator, Generator
-from electra_tf.modeling.layers import split_seed
 
 AUC_BINS = 4096
 
@@ -83,11 +82,11 @@ class ElectraPretrainer(keras.Model):
     def seed(self, purpose, step):
         """The seed, int32 [2], of one use of randomness in one step."""
         seed = tf.stack([tf.constant(self.config.seed & 0x7FFFFFFF), tf.constant(purpose)])
-        return tf.random.fold_in(seed, tf.cast(step, tf.int32), alg="philox")
+        return randomness.fold_in(seed, tf.cast(step, tf.int32))
 
     def noise(self, shape, purpose, step):
         """Uniform noise for the whole global batch, float32."""
-        return tf.random.stateless_uniform(shape, self.seed(purpose, step), alg="philox")
+        return randomness.uniform(shape, self.seed(purpose, step))
 
     def mask(self, batch, step):
         """Hides about 15 % of the tokens: `masking.MaskedInputs`."""
@@ -158,7 +157,7 @@ class ElectraPretrainer(keras.Model):
             name: tf.cast(batch[name], tf.int32)
             for name in ("input_ids", "input_mask", "segment_ids")
         }
-        generator_seed, discriminator_seed = split_seed(self.seed(DROPOUT, step), 2)
+        generator_seed, discriminator_seed = randomness.split(self.seed(DROPOUT, step), 2)
         masked = self.mask(batch, step)
         generator_logits = self.generate(batch, masked, training, generator_seed)
         sampled_ids = self.sample(generator_logits, masked, step)

@@ -51,10 +51,14 @@ def pretrain(
     Raises:
       UserError: data, vocabulary, configuration or folder do not fit together.
     """
-    batches = _open(config, tokenizer, train_data, "--train_data", skip_corrupt, config.train_batch_size)
+    batches = _open(
+        config, tokenizer, train_data, "--train_data", skip_corrupt, config.train_batch_size
+    )
     eval_batches = None
     if eval_data:
-        eval_batches = _open(config, tokenizer, eval_data, "--eval_data", skip_corrupt, config.eval_batch_size)
+        eval_batches = _open(
+            config, tokenizer, eval_data, "--eval_data", skip_corrupt, config.eval_batch_size
+        )
     else:
         logging.warning("no --eval_data: the run is not evaluated on held-out text")
     data = {
@@ -73,7 +77,9 @@ def pretrain(
     first_step = _restore(checkpoint, manager, model)
     run.cut_metrics(first_step)
     if first_step < config.num_train_steps:
-        _train(config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress)
+        _train(
+            config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress
+        )
     return model
 
 
@@ -145,7 +151,9 @@ def _train(config, tokenizer, model, batches, eval_batches, run, manager, first_
         while step < config.num_train_steps:
             step = next_stop(config, step)
             controller.train(step)
-            if eval_batches and (_divides(config.eval_steps, step) or step == config.num_train_steps):
+            if eval_batches and (
+                _divides(config.eval_steps, step) or step == config.num_train_steps
+            ):
                 run.write_metrics(step, "eval", controller.evaluate())
             if config.exports_encoder_at(step):
                 export_models(model, tokenizer, run.join("encoders", f"step-{step}"))

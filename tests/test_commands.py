@@ -1,0 +1,299 @@
+"""The commands as their user meets them: exit codes, last lines, folders."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.numpy
+
+from electra_tf import Discriminator, Generator, Tokenizer
+from electra_tf.commands import build_pretraining_data, build_vocab, pretrain
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = [
+    "hidden_size=16", "embedding_size=16", "intermediate_size=32", "num_hidden_layers=1",
+    "max_seq_length=16", "train_batch_size=4", "num_train_steps=12", "num_warmup_steps=2",
+    "save_checkpoints_steps=4", "eval_steps=6", "num_eval_steps=2", "eval_batch_size=4",
+]  # fmt: skip
+OVERRIDES = [f"--override={override}" for override in SMALL]
+METRICS = (
+    "loss masked_lm_loss masked_lm_accuracy sampled_masked_lm_accuracy disc_loss disc_accuracy "
+    "disc_precision disc_recall disc_auc replaced_rate"
+).split()
+SPEEDS = ("examples_per_second", "tokens_per_second", "mfu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Text, vocabulary, records and held-out records."""
+    folder = tmp_path_factory.mktemp("data")
+    words = "red green blue cat dog owl runs sleeps eats very quite then".split()
+    lines = [
+        " ".join(words[(d * 5 + i * 3 + j * j) % len(words)] for j in range(4 + (d + i) % 7))
+        for d in range(80)
+        for i in (*range(5), None)
+        if i is not None
+    ]
+    documents = ["\n".join(lines[i : i + 5]) for i in range(0, len(lines), 5)]
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    assert (
+        build_vocab.main(
+            ["", f"--input={folder}/text.txt", "--vocab_size=120", f"--output={folder}/vocab.txt"]
+        )
+        == 0
+    )
+    arguments = [
+        f"--input={folder}/text.txt",
+        f"--vocab_file={folder}/vocab.txt",
+        f"--output_dir={folder}/records",
+    ]
+    arguments += ["--max_seq_length=16", "--num_shards=3", "--num_workers=1", "--eval_fraction=0.2"]
+    assert build_pretraining_data.main(["", *arguments]) == 0
+    return folder
+
+
+def arguments(data, output_dir, *more):
+    return [
+        "pretrain.py", "--config=tiny", f"--train_data={data}/records/*.tfrecord*",
+        f"--eval_data={data}/records/eval", f"--vocab_file={data}/vocab.txt",
+        f"--output_dir={output_dir}", *OVERRIDES, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert pretrain.main(arguments(data, folder, "--override=encoder_export_steps=[5]")) == 0
+    return folder
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def comparable(lines):
+    return [{k: v for k, v in line.items() if k not in SPEEDS} for line in lines]
+
+
+def tensors_of(folder):
+    return {
+        name: safetensors.numpy.load_file(folder / name / "model.safetensors")
+        for name in ("discriminator", "generator")
+    }
+
+
+def assert_same_run(a, b):
+    assert comparable(metrics_of(a)) == comparable(metrics_of(b))
+    for one, other in zip(tensors_of(a).values(), tensors_of(b).values()):
+        assert sorted(one) == sorted(other)
+        for name in one:
+            assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def test_the_run_folder(finished):
+    lines = metrics_of(finished)
+    assert [line["step"] for line in lines if line["split"] == "train"] == list(range(1, 13))
+    assert [line["step"] for line in lines if line["split"] == "eval"] == [6, 12]
+    for line in lines:
+        keys = {"step", "split", *METRICS, "examples_per_second", "tokens_per_second"}
+        keys |= {"learning_rate", "grad_norm", "mfu"} if line["split"] == "train" else set()
+        assert set(line) == keys
+    vocab_size = len((finished / "discriminator" / "vocab.txt").read_text().splitlines())
+    assert f"vocab_size: {vocab_size}\n" in (finished / "config.yaml").read_text()
+    assert list((finished / "tensorboard" / "train").glob("events*"))
+    assert list((finished / "tensorboard" / "eval").glob("events*"))
+    for folder in (finished, finished / "encoders" / "step-5"):
+        Generator.from_pretrained(str(folder / "generator"))
+        discriminator = Discriminator.from_pretrained(str(folder / "discriminator"))
+        tokenizer = Tokenizer.from_pretrained(str(folder / "discriminator"))
+        features = tokenizer.pack([tokenizer.tokenize(["the red cat sleeps"])], 16)
+        assert discriminator(features)["logits"].shape == [1, 16]
+    assert len(list((finished / "checkpoints").glob("*.index"))) == 3
+
+
+def test_a_finished_run_is_left_as_it_is(data, finished, caplog):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert pretrain.main(arguments(data, finished)) == 0
+    assert (finished / "metrics.jsonl").read_bytes() == before
+    assert "resumed at step 12" in caplog.text
+
+
+def test_a_killed_run_ends_as_one_that_was_not(data, finished, tmp_path):
+    command = [
+        sys.executable,
+        *arguments(data, tmp_path / "run", "--override=encoder_export_steps=[5]"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and '"step": 7' in metrics.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with open(metrics, "a") as f:
+        f.write('{"step": 8, "spl')  # As if killed in the middle of a line.
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"resumed at step (4|8)\b", done.stderr)
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_from_text_alone(data, tmp_path, capsys):
+    command = [
+        "", "--config=tiny", f"--corpus={data}/text.txt", f"--output_dir={tmp_path}/run",
+        *OVERRIDES, "--override=vocab_size=50", "--eval_fraction=0.2", "--num_workers=1",
+    ]  # fmt: skip
+    assert pretrain.main(command) == 0
+    assert "tokens in" in capsys.readouterr().out
+    assert metrics_of(tmp_path / "run")[-1]["split"] == "eval"
+    assert list((tmp_path / "run" / "data" / "eval").glob("*tfrecord*"))
+    assert pretrain.main(command) == 0
+    assert "tokens in" not in capsys.readouterr().out  # The data are there already.
+    command[2] = f"--corpus={data}/*.txt"
+    assert pretrain.main(command) == 2
+    assert "built with inputs" in last_line(capsys)
+
+
+def test_without_held_out_records(data, tmp_path, caplog):
+    command = [a for a in arguments(data, tmp_path / "run") if not a.startswith("--eval_data")]
+    assert pretrain.main([*command, "--override=num_train_steps=3"]) == 0
+    assert caplog.text.count("no --eval_data") == 1
+    assert {line["split"] for line in metrics_of(tmp_path / "run")} == {"train"}
+
+
+def last_line(capsys):
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--learning_rate=1"], "Unknown command line flag 'learning_rate'"),
+        (["--override=learning_rat=1"], "'learning_rat'; did you mean 'learning_rate'"),
+        (["--override=train_batch_size=many"], "train_batch_size='many'"),
+        (
+            ["--override=num_attention_heads=3"],
+            "num_attention_heads=3 does not divide hidden_size=16",
+        ),
+        (
+            ["--override=max_seq_length=32"],
+            "max_seq_length 16, this run 32; set --override=max_seq_length=16",
+        ),
+        (["--override=do_lower_case=false"], "do_lower_case True, this run False"),
+        (["--override=vocab_size=7"], "vocab_size=7: the vocabulary has"),
+        (["--train_data=/nowhere/*"], "/nowhere/*: no TFRecords there"),
+        (["--vocab_file=/nowhere"], "/nowhere: cannot read the vocabulary"),
+        (["--vocab_file="], "--vocab_file: --train_data needs"),
+        (["--corpus=x"], "give either this flag or --corpus"),
+        (["--config=huge"], "--config=huge: no such preset"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_mistakes(data, tmp_path, capsys, flags, message):
+    assert pretrain.main(arguments(data, tmp_path / "run", *flags)) == 2
+    line = last_line(capsys)
+    assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_vocabulary(data, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_text((data / "vocab.txt").read_text().replace("owl", "elk"))
+    assert pretrain.main(arguments(data, tmp_path / "run", f"--vocab_file={other}")) == 2
+    assert "vocab_sha256" in last_line(capsys)
+
+
+def test_the_folder_of_another_run(data, finished, capsys):
+    before = (finished / "config.yaml").read_bytes()
+    assert (
+        pretrain.main(
+            arguments(data, finished, "--override=learning_rate=0.5", "--override=seed=1")
+        )
+        == 2
+    )
+    line = last_line(capsys)
+    assert (
+        "learning_rate is 0.001 there and 0.5 here" in line
+        and "seed is 42 there and 1 here" in line
+    )
+    assert (finished / "config.yaml").read_bytes() == before
+
+
+def test_corrupt_records(data, tmp_path, capsys, caplog):
+    shards = tmp_path / "records"
+    shards.mkdir()
+    for path in (data / "records").glob("*tfrecord*"):
+        (shards / path.name).write_bytes(path.read_bytes())
+    (shards / "dataset.json").write_bytes((data / "records" / "dataset.json").read_bytes())
+    victim = sorted(shards.glob("*tfrecord*"))[1]
+    victim.write_bytes(victim.read_bytes()[:-40])
+    flags = [f"--train_data={shards}", "--override=num_train_steps=2"]
+    assert pretrain.main(arguments(data, tmp_path / "run", *flags)) == 2
+    assert f"{victim}: truncated or corrupt" in last_line(capsys)
+    assert not (tmp_path / "run").exists()
+    assert pretrain.main(arguments(data, tmp_path / "run", *flags, "--skip_corrupt")) == 0
+    assert f"{victim}: left out 1 corrupt place(s)" in caplog.text
+
+
+def test_help_names_every_flag(capsys):
+    for command, flag in (
+        (build_vocab, "vocab_size"),
+        (build_pretraining_data, "eval_fraction"),
+        (pretrain, "override"),
+    ):
+        assert command.main(["", "--help"]) == 0
+        out = capsys.readouterr().out
+        assert f"--{flag}" in out and "undefok" not in out
+
+
+def test_check_of_a_vocabulary(data, tmp_path, capsys):
+    assert build_vocab.main(["", f"--check={data}/vocab.txt", f"--input={data}/text.txt"]) == 0
+    out = capsys.readouterr().out
+    assert "missing special tokens: none" in out and "pieces a word: 1.0" in out
+    (tmp_path / "bad.txt").write_text("[PAD]\na\na\n")
+    assert build_vocab.main(["", f"--check={tmp_path}/bad.txt"]) == 2
+    captured = capsys.readouterr()
+    assert "[UNK], [CLS], [SEP], [MASK]" in captured.out and "duplicates: a" in captured.out
+    assert captured.err.strip().splitlines()[-1].startswith(f"error: {tmp_path}/bad.txt: unfit")
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_inference_loads_no_more_than_it_needs():
+    # Keras itself imports scikit-learn where it is installed.
+    code = (
+        "import sys, tensorflow, tensorflow_text, keras; before = set(sys.modules)\n"
+        "from electra_tf import Discriminator, Generator, Tokenizer\n"
+        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    done = python(code)
+    loaded = set(ast.literal_eval(done.stdout)) - sys.stdlib_module_names
+    assert loaded <= {"electra_tf", "annotated_types"}, done.stderr
+
+
+def test_another_keras_backend_is_one_line():
+    done = python(
+        "import sys; from electra_tf.commands.pretrain import main; sys.exit(main(['', '--config=tiny', '--output_dir=x']))",
+        KERAS_BACKEND="jax",
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "error: KERAS_BACKEND=jax: electra_tf runs on Keras's TensorFlow backend alone; unset it or "
+        "set KERAS_BACKEND=tensorflow"
+    ]
