@@ -84,6 +84,7 @@ class PretrainingConfig:
     do_lower_case: bool = True
     strip_accents: bool | None = None
     max_position_embeddings: PositiveInt = 512
+    initializer_range: Annotated[float, Gt(0)] = 0.02
     hidden_dropout_prob: Probability = 0.1
     attention_probs_dropout_prob: Probability = 0.1
 

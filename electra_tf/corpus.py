@@ -49,6 +49,7 @@ class Document(NamedTuple):
 class ReadReport:
     """What was found while reading: counts, and the first place with invalid UTF-8."""
 
+    num_source_bytes: int = 0  # As the files hold them, compressed or not.
     num_bytes: int = 0
     num_documents: int = 0
     num_duplicates: int = 0
@@ -118,7 +119,7 @@ def read_documents(
     report = ReadReport() if report is None else report
     seen = set()
     for path in paths:
-        lines = _read_lines(path, int(max_line_mb * 1e6))
+        lines = _read_lines(path, int(max_line_mb * 1e6), report)
         is_json = path.removesuffix(".gz").endswith(".jsonl")
         documents = (
             _json_documents(path, lines, json_field) if is_json else _text_documents(lines, report)
@@ -141,13 +142,15 @@ def read_documents(
             yield Document([line for line in lines if line], digest)
 
 
-def _read_lines(path, max_bytes):
+def _read_lines(path, max_bytes, report):
     """Yields the lines of a file, stripped, gunzipped where its name says so."""
     number, tail = 0, b""
     try:
         with tf.io.gfile.GFile(path, "rb") as raw:
             file = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+            before = report.num_source_bytes
             while block := file.read(_READ_BYTES):
+                report.num_source_bytes = before + raw.tell()
                 *lines, tail = (tail + block).split(b"\n")
                 for line in lines:
                     number += 1
@@ -470,7 +473,7 @@ class ShardedWriter:
     """Writes records in turn to the shards of a folder, and counts what it writes."""
 
     def __init__(self, folder, num_shards):
-        tf.io.gfile.makedirs(folder)
+        files.make_folder(folder)
         names = [f"{RECORDS_NAME}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
         self.paths = [tf.io.gfile.join(folder, name) for name in names]
         self._writers = [tf.io.TFRecordWriter(path) for path in self.paths]
@@ -526,7 +529,7 @@ def build_pretraining_data(
       lowercase, strip_accents: as `Tokenizer` takes them.
       drop_duplicates: whether documents that repeat another exactly are left out.
       fidelity: "google2020" throws away what overflows an example, "fixed" carries it on.
-      progress: function that is called with the number of bytes of text done.
+      progress: function of the number of bytes read of the files, called now and then.
       **reading: `json_field`, `max_line_mb`, `invalid_utf8` of `read_documents`.
 
     Returns:
@@ -571,7 +574,7 @@ def build_pretraining_data(
                 held_out = eval_fraction and is_held_out(document.digest, seed, eval_fraction)
                 writers["eval" if held_out else "train"].write(document_records)
             if progress:
-                progress(sum(len(line) + 1 for document in chunk for line in document.lines))
+                progress(report.num_source_bytes)
         for writer in writers.values():
             writer.close()
         if not writers["train"].num_examples:

@@ -74,7 +74,7 @@ def write(folder, held_out_share=0.03, max_megabytes=40, progress=None):
       held_out_share: share of the text that goes to `eval/`, at least: small packages, chosen by a
         hash of their names.
       max_megabytes: of text; packages are taken in the order of their names.
-      progress: function that is called with the number of bytes written.
+      progress: function of the number of source files read and of all, called now and then.
 
     Returns:
       dict from `train` and `eval` to the bytes written.
@@ -85,10 +85,13 @@ def write(folder, held_out_share=0.03, max_megabytes=40, progress=None):
     reference = ["\n".join(paragraphs(topics[name])) for name in sorted(topics)]
     texts["language_reference"] = _new_lines(reference, seen)
     with concurrent.futures.ProcessPoolExecutor() as pool:
-        for name, files in sorted(packages().items()):
+        found = packages()
+        num_files, done = sum(map(len, found.values())), 0
+        for name, files in sorted(found.items()):
             texts[name] = _new_lines(pool.map(module_text, files, chunksize=16), seen)
             if progress:
-                progress(len(texts[name]))
+                done += len(files)
+                progress(done, num_files)
             if sum(map(len, texts.values())) > max_megabytes * 1e6:
                 break
     total = sum(map(len, texts.values()))

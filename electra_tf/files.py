@@ -6,6 +6,8 @@ import os
 
 import tensorflow as tf
 
+from electra_tf.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -25,12 +27,31 @@ def replacing(path):
             tf.io.gfile.remove(temporary)
 
 
+def make_folder(path):
+    """Makes a folder and those above it.
+
+    Raises:
+      UserError: there is a file of that name, or no permission.
+    """
+    try:
+        tf.io.gfile.makedirs(path)
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot make this folder: {error.message}") from None
+
+
 def write(path, content):
-    """Writes str or bytes to `path` at once, making its folder."""
-    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    with replacing(path) as temporary:
-        with tf.io.gfile.GFile(temporary, "wb" if isinstance(content, bytes) else "w") as f:
-            f.write(content)
+    """Writes str or bytes to `path` at once, making its folder.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    make_folder(os.path.dirname(path) or ".")
+    try:
+        with replacing(path) as temporary:
+            with tf.io.gfile.GFile(temporary, "wb" if isinstance(content, bytes) else "w") as f:
+                f.write(content)
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot write it: {error.message}") from None
 
 
 def write_json(path, value):

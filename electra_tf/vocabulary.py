@@ -12,7 +12,7 @@ from electra_tf.tokenization import SPECIAL_TOKENS, SUFFIX, UNK, Tokenizer, read
 MIN_FREQUENCY = 2  # A pair of pieces that occurs less often is not merged.
 
 
-def train_vocab(read, vocab_size, lowercase=True, strip_accents=None, progress=None):
+def train_vocab(read, vocab_size, lowercase=True, strip_accents=None):
     """Trains a WordPiece vocabulary with the `tokenizers` library.
 
     ```python
@@ -24,7 +24,6 @@ def train_vocab(read, vocab_size, lowercase=True, strip_accents=None, progress=N
       read: function that returns an iterable of `corpus.Document`; the text is read twice.
       vocab_size: number of pieces, special tokens included; little text gives fewer.
       lowercase, strip_accents: as `Tokenizer` takes them.
-      progress: function that is called with the number of bytes of text done.
 
     Returns:
       list of str: [PAD], [UNK], [CLS], [SEP], [MASK], then the pieces.
@@ -60,8 +59,6 @@ def train_vocab(read, vocab_size, lowercase=True, strip_accents=None, progress=N
     def lines():
         for document in read():
             yield from (line.decode() for line in document.lines)
-            if progress:
-                progress(sum(len(line) + 1 for line in document.lines))
 
     tokenizer.train_from_iterator(lines(), trainer)
     ids = tokenizer.get_vocab()

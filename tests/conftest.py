@@ -17,3 +17,12 @@ def shared_data():
     if not (SHARED / "data").is_dir():
         pytest.skip("the corpora of ../shared/data are not here")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def google_curve():
+    """GZIP records that the original's own builder wrote."""
+    folder = SHARED / "golden" / "google_curve"
+    if not folder.is_dir():
+        pytest.skip("the original's records of ../shared/golden/google_curve are not here")
+    return folder

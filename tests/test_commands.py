@@ -172,6 +172,20 @@ def test_without_held_out_records(data, tmp_path, caplog):
     assert {line["split"] for line in metrics_of(tmp_path / "run")} == {"train"}
 
 
+def test_records_of_the_original_train_as_they_are(google_curve, shared_data, tmp_path):
+    command = [
+        "", "--config=tiny", f"--train_data={google_curve}/train.tfrecord-0000[01]-of-00008.gz",
+        f"--eval_data={google_curve}/eval.tfrecord*", f"--vocab_file={shared_data}/vocab/vocab.txt",
+        f"--output_dir={tmp_path}/run", *OVERRIDES, "--override=max_seq_length=128",
+        "--override=num_train_steps=3",
+    ]  # fmt: skip
+    assert pretrain.main(command) == 0
+    lines = metrics_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3, 3]
+    # 30,522 tokens guessed at random: ln 30522 = 10.33.
+    assert abs(lines[0]["masked_lm_loss"] - 10.33) < 0.2
+
+
 def last_line(capsys):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -198,6 +212,7 @@ def last_line(capsys):
         (["--corpus=x"], "give either this flag or --corpus"),
         (["--config=huge"], "--config=huge: no such preset"),
         (["stray"], "unexpected argument 'stray'"),
+        (["--output_dir=/dev/null/run"], "/dev/null/run: cannot"),
     ],
 )
 def test_mistakes(data, tmp_path, capsys, flags, message):

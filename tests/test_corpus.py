@@ -276,3 +276,30 @@ def test_text_without_words_is_refused(tmp_path):
     (tmp_path / "corpus" / "a.txt").write_text("\n \n")
     with pytest.raises(UserError, match="no text to train on"):
         build(tmp_path, "records")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(text_folder):
+    (text_folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    document = "\n".join("the cat sat on a mat and then it ran off to sea" for _ in range(100))
+
+    def peak(megabytes):
+        """Peak resident memory, in MB, of a process that builds records of so much text."""
+        path = text_folder / f"{megabytes}.txt"
+        with open(path, "w") as f:
+            for i in range(megabytes * 1_000_000 // len(document)):
+                f.write(f"{i}\n{document}\n\n")
+        code = (
+            "import resource, sys\n"
+            "from electra_tf.commands.build_pretraining_data import main\n"
+            f"code = main(['', '--input={path}', '--vocab_file={text_folder}/vocab.txt',"
+            f" '--output_dir={text_folder}/out{megabytes}', '--num_workers=1'])\n"
+            "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        code, megabytes = done.stdout.split()[-2:]
+        assert code == "0", done.stderr
+        return float(megabytes)
+
+    small, large = peak(10), peak(80)
+    assert large < small + 40

@@ -24,7 +24,7 @@ def run(define_flags, function, description, argv=None):
       argv: command line with the program's name; None for `sys.argv`.
 
     Returns:
-      exit code: 0, or 2 for a user's mistake.
+      exit code: 0, 2 for a user's mistake, 130 when interrupted.
     """
     argv = sys.argv if argv is None else argv
     values = flags.FlagValues()
@@ -41,6 +41,9 @@ def run(define_flags, function, description, argv=None):
             raise UserError(f"unexpected argument '{rest[0]}'; flags are written --name=value")
         check_keras_backend()
         function(values)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is saved", file=sys.stderr)
+        return 130
     except (UserError, flags.Error) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
         return 2
@@ -79,3 +82,8 @@ def progress_bar(**kwargs):
     """A tqdm bar on stderr: redrawn on a terminal, a line every ten seconds in a log file."""
     interval = 0.5 if sys.stderr.isatty() else 10.0
     return tqdm(file=sys.stderr, mininterval=interval, dynamic_ncols=True, **kwargs)
+
+
+def bytes_bar(name, total):
+    """A `progress_bar` over bytes."""
+    return progress_bar(desc=name, total=total, unit="B", unit_scale=True)

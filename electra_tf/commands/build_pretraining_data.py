@@ -81,13 +81,13 @@ def build(inputs, vocab, output_dir, num_workers, reading=None, **options):
 
     total = total_bytes(corpus.find_files(inputs))
     start = time.monotonic()
-    with commands.progress_bar(total=total, unit="B", unit_scale=True, desc="records") as bar:
+    with commands.bytes_bar("records", total) as bar:
         datasets, report = corpus.build_pretraining_data(
             inputs,
             vocab,
             output_dir,
             num_workers=num_workers,
-            progress=bar.update,
+            progress=lambda done: bar.update(done - bar.n),
             **options,
             **(reading or {}),
         )
@@ -123,11 +123,9 @@ def print_reading(report):
 
 
 def total_bytes(paths):
-    """Bytes of text in files, for a progress bar; None where some are compressed."""
+    """Bytes of files, for a progress bar."""
     import tensorflow as tf
 
-    if any(path.endswith(".gz") for path in paths):
-        return None
     return sum(tf.io.gfile.stat(path).length for path in paths)
 
 

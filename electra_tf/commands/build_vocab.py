@@ -43,20 +43,20 @@ def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
     """Trains a vocabulary with a progress bar and writes it."""
     from electra_tf import corpus, files, vocabulary
 
-    report = corpus.ReadReport()
     paths = corpus.find_files(inputs)
-    total = total_bytes(paths)
-    with commands.progress_bar(total=total, unit="B", unit_scale=True, desc="vocabulary") as bar:
+    reports = []
+    # The text is read twice: for its letters, then for its words.
+    with commands.bytes_bar("vocabulary", 2 * total_bytes(paths)) as bar:
 
         def read():
-            vars(report).update(vars(corpus.ReadReport()))  # The text is read twice.
-            return corpus.read_documents(paths, report, **(reading or {}))
+            reports.append(corpus.ReadReport())
+            for document in corpus.read_documents(paths, reports[-1], **(reading or {})):
+                yield document
+                bar.update(sum(report.num_source_bytes for report in reports) - bar.n)
 
-        pieces = vocabulary.train_vocab(
-            read, vocab_size, lowercase, strip_accents, progress=bar.update
-        )
+        pieces = vocabulary.train_vocab(read, vocab_size, lowercase, strip_accents)
     files.write(output, "".join(piece + "\n" for piece in pieces))
-    print_reading(report)
+    print_reading(reports[-1])
     print(f"wrote {output}: {len(pieces):,} pieces")
     if len(pieces) < vocab_size:
         print(f"{vocab_size:,} were asked for, but the text's words are all made by now")

@@ -92,10 +92,10 @@ def run_pretraining(config, overrides, tokenizer, **options):
     config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
     with commands.progress_bar(total=config.num_train_steps, unit="step", desc="pretrain") as bar:
 
+        def start_at(step):
+            bar.initial = bar.n = step  # The ETA of a resumed run counts its own steps alone.
+
         def show(step, metrics, epoch, num_epochs):
-            if not bar.n:
-                bar.initial = step  # Else a resumed run's ETA would count the steps before.
-                bar.start_t = bar._time()
             bar.set_postfix_str(
                 f"epoch {epoch:.2f}/{num_epochs:.2f}, loss {metrics['loss']:.3f}, "
                 f"{metrics['examples_per_second']:.0f} examples/s",
@@ -103,7 +103,7 @@ def run_pretraining(config, overrides, tokenizer, **options):
             )
             bar.update(step - bar.n)
 
-        return pretrain(config, tokenizer, on_progress=show, **options)
+        return pretrain(config, tokenizer, on_start=start_at, on_progress=show, **options)
 
 
 def build_data(

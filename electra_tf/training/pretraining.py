@@ -25,6 +25,7 @@ def pretrain(
     eval_data=None,
     jit_compile=False,
     skip_corrupt=False,
+    on_start=None,
     on_progress=None,
 ):
     """Trains, or goes on where a run on the same folder stopped.
@@ -43,6 +44,7 @@ def pretrain(
       output_dir: run folder.
       jit_compile: whether XLA compiles the gradients.
       skip_corrupt: leave out unreadable records instead of stopping.
+      on_start: function of the step that the run begins or goes on at.
       on_progress: function of (step, metrics, epoch, number of epochs), called after each loop.
 
     Returns:
@@ -76,6 +78,8 @@ def pretrain(
     )
     first_step = _restore(checkpoint, manager, model)
     run.cut_metrics(first_step)
+    if on_start:
+        on_start(first_step)
     if first_step < config.num_train_steps:
         _train(
             config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress
