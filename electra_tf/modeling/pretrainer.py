@@ -75,7 +75,9 @@ class ElectraPretrainer(keras.Model):
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.optimizer.build(self.trainable_variables)
-        self._compute_gradients = tf.function(self.compute_gradients, jit_compile=jit_compile)
+        self._compute_gradients = self.compute_gradients
+        if jit_compile:
+            self._compute_gradients = tf.function(self.compute_gradients, jit_compile=True)
 
     # The parts of one step, in their order.
 
