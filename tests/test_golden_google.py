@@ -205,7 +205,7 @@ def test_five_steps(folder, fidelity):
         for slot, ours in (("adam_m", m), ("adam_v", v)):
             theirs = reader.get_tensor(f"{name}/{slot}")
             scale = np.abs(theirs).max()
-            np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-4 * scale)
+            np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-3 * scale)
 
 
 def test_learning_rate_schedule():
