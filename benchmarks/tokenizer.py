@@ -35,10 +35,7 @@ def tokenizers(vocab_file):
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    ours = tf.function(
-        Tokenizer.from_vocab(vocab_file).tokenize,
-        input_signature=[tf.TensorSpec([None], tf.string)],
-    )
+    ours = Tokenizer.from_vocab(vocab_file).compiled()
     theirs = ElectraTokenizerFast(vocab_file=vocab_file, do_lower_case=True)
     return {
         "electra_tf": lambda lines: ours(lines),

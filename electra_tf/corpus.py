@@ -350,9 +350,7 @@ class RecordMaker:
 
     def __init__(self, vocab, lowercase, strip_accents, max_seq_length, seed, keep_overflow):
         self._tokenizer = Tokenizer(vocab, lowercase, strip_accents)
-        self._tokenize = tf.function(
-            self._tokenizer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)]
-        )
+        self._tokenize = self._tokenizer.compiled()
         self._max_seq_length = max_seq_length
         self._seed = seed
         self._keep_overflow = keep_overflow
@@ -408,6 +406,7 @@ def _start_worker(*args):
     global _record_maker
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.set_visible_devices([], "GPU")  # Or each worker would take the GPU's memory.
     _record_maker = RecordMaker(*args)
 
 
@@ -597,4 +596,6 @@ def build_pretraining_data(
     finally:
         if tf.io.gfile.exists(building):
             tf.io.gfile.rmtree(building)
+            if not tf.io.gfile.listdir(output_dir):
+                tf.io.gfile.rmtree(output_dir)
     return datasets, report

@@ -20,12 +20,14 @@ MIN_LETTERS = 0.75  # Share of letters and spaces that tells prose from tables a
 def packages():
     """Installed packages and the standard library: dict from name to a sorted list of files."""
     found = {}
-    for root in {sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}:
+    for root in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}):
         for path in sorted(pathlib.Path(root).iterdir()):
-            if path.name in ("site-packages", "test", "idlelib", "lib2to3"):
+            if path.name in ("site-packages", "idlelib", "lib2to3"):
                 continue
             files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-            files = [file for file in files if file.suffix == ".py" and "test" not in str(file)]
+            files = [
+                f for f in files if f.suffix == ".py" and "test" not in str(f.relative_to(root))
+            ]
             if files:
                 found.setdefault(path.stem, []).extend(files)
     return found

@@ -192,6 +192,14 @@ class Tokenizer(tf.Module):
         )
         return tf.RaggedTensor.from_row_splits(flat_ids, row_splits, validate=False)
 
+    def compiled(self):
+        """`tokenize` as a `tf.function` of strings [batch], traced once for all batch sizes."""
+        return tf.function(
+            self.tokenize,
+            input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,  # There is no Python control flow to convert; it takes a second.
+        )
+
     def tokenize_with_offsets(self, strings):
         """Like `tokenize`, and tells where in the text each piece stands.
 

@@ -131,9 +131,7 @@ def check_vocab(vocab_file, documents=(), lowercase=True, strip_accents=None):
     if not missing and not duplicates:
         tokenizer = Tokenizer(pieces, lowercase, strip_accents)
         continues = tf.constant([piece.startswith(SUFFIX) for piece in pieces])
-        tokenize = tf.function(
-            tokenizer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)]
-        )
+        tokenize = tokenizer.compiled()
         for chunk in corpus.chunks(documents):
             ids = tokenize([line for document in chunk for line in document.lines]).flat_values
             words += int(tf.math.count_nonzero(~tf.gather(continues, ids)))

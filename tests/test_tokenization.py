@@ -34,16 +34,12 @@ def small():
     return Tokenizer(VOCAB)
 
 
-def compiled(tokenizer):
-    return tf.function(tokenizer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
-
-
 def test_ids_equal_the_originals(shared_data, casing):
     cases = json.loads((GOLDEN / "tokenization.json").read_text())["cases"]
     assert len(cases) == 420
     tokenizer = Tokenizer.from_vocab(str(shared_data / "vocab" / "vocab.txt"), **CASINGS[casing])
     texts = [case["text"].encode("utf-8", "surrogatepass") for case in cases]
-    ids = compiled(tokenizer)(texts).to_list()
+    ids = tokenizer.compiled()(texts).to_list()
     for case, ours in zip(cases, ids):
         assert ours == case[casing], ascii(case["text"])
     with_offsets, _, _ = tokenizer.tokenize_with_offsets(texts)
@@ -51,7 +47,7 @@ def test_ids_equal_the_originals(shared_data, casing):
 
 
 def test_only_core_and_two_kinds_of_text_ops(small):
-    graph = compiled(small).get_concrete_function().graph
+    graph = small.compiled().get_concrete_function().graph
     functions = graph.as_graph_def().library.function
     ops = {node.op for f in functions for node in f.node_def} | {
         op.type for op in graph.get_operations()
@@ -66,7 +62,7 @@ def test_saved_model_gives_the_same_ids(small, tmp_path):
     expected = small.tokenize(texts).to_list()
     module = tf.Module()
     module.tokenizer = small
-    module.tokenize = compiled(small)
+    module.tokenize = small.compiled()
     tf.saved_model.save(module, str(tmp_path))
     assert tf.saved_model.load(str(tmp_path)).tokenize(tf.constant(texts)).to_list() == expected
 
@@ -86,7 +82,7 @@ def all_casings():
     for lowercase in (True, False):
         for strip_accents in (True, False):
             tokenizer = Tokenizer(VOCAB, lowercase, strip_accents)
-            made.append((tokenizer, compiled(tokenizer), lowercase, strip_accents))
+            made.append((tokenizer, tokenizer.compiled(), lowercase, strip_accents))
     return made
 
 

@@ -53,6 +53,8 @@ def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
             for document in corpus.read_documents(paths, reports[-1], **(reading or {})):
                 yield document
                 bar.update(sum(report.num_source_bytes for report in reports) - bar.n)
+            if not reports[-1].num_documents:
+                raise UserError(f"{inputs}: no text in {len(paths)} file(s); give more text")
 
         pieces = vocabulary.train_vocab(read, vocab_size, lowercase, strip_accents)
     files.write(output, "".join(piece + "\n" for piece in pieces))

@@ -92,18 +92,60 @@ def build_demo_data(output_dir, num_workers):
     config = demo_config(1)
     data = os.path.join(output_dir, "data")
     tokenizer, train_data, _ = build_data(
-        config, {}, os.path.join(text, "train"), data, None, 0.0, num_workers, None
+        config, os.path.join(text, "train"), data, eval_fraction=0.0, num_workers=num_workers
     )
     _, eval_data, _ = build_data(
         config,
-        {},
         os.path.join(text, "eval"),
         os.path.join(data, "eval"),
-        os.path.join(data, "vocab.txt"),
-        0.0,
-        1,
-        None,
+        vocab_file=os.path.join(data, "vocab.txt"),
+        eval_fraction=0.0,
+        num_workers=1,
     )
+    return tokenizer, train_data, eval_data
+
+
+def move_aside(output_dir, corpus):
+    """Renames the folder of a demo on another text, so that this one can begin."""
+    from electra_tf import files
+
+    text_file = os.path.join(output_dir, "corpus.json")
+    if os.path.exists(text_file):
+        with open(text_file, encoding="utf-8") as f:
+            before = json.load(f)
+        if before != corpus:
+            number = 1
+            while os.path.exists(f"{output_dir}-{number}"):
+                number += 1
+            os.rename(output_dir, f"{output_dir}-{number}")
+            print(f"{output_dir} was made of other text; it is {output_dir}-{number} now")
+    files.write_json(text_file, corpus)
+
+
+def build_own_data(values):
+    """Builds vocabulary and records of --corpus; a twentieth of its documents, but some, held out.
+
+    Returns:
+      `(tokenizer, train_data, eval_data)`.
+    """
+    from electra_tf import corpus
+
+    reading = build_pretraining_data.reading_options(values)
+    paths = corpus.find_files(values.corpus)
+    num_documents = sum(1 for _ in corpus.read_documents(paths, drop_duplicates=True, **reading))
+    tokenizer, train_data, eval_data = build_data(
+        demo_config(1),
+        values.corpus,
+        os.path.join(values.output_dir, "data"),
+        eval_fraction=min(0.5, max(0.05, 5 / max(1, num_documents))),
+        num_workers=values.num_workers,
+        reading=reading,
+    )
+    if not eval_data:
+        raise UserError(
+            f"--corpus={values.corpus}: {num_documents} document(s) are too few to hold some out; "
+            "separate documents by blank lines"
+        )
     return tokenizer, train_data, eval_data
 
 
@@ -239,29 +281,14 @@ def examples(model, tokenizer, batches):
 
 def _run(values):
     began = time.monotonic()
-    out = values.output_dir
-    if values.num_workers > 1:
-        from electra_tf import worker_pool
-
-        worker_pool.prepare()
+    out = values.output_dir.rstrip("/")
+    move_aside(out, values.corpus)
     if values.corpus:
-        tokenizer, train_data, eval_data = build_data(
-            demo_config(1),
-            {},
-            values.corpus,
-            os.path.join(out, "data"),
-            None,
-            0.05,
-            values.num_workers,
-            build_pretraining_data.reading_options(values),
-        )
-        if not eval_data:
-            raise UserError(
-                f"--corpus={values.corpus}: too few documents to hold some out; separate documents "
-                "by blank lines"
-            )
+        tokenizer, train_data, eval_data = build_own_data(values)
     else:
         tokenizer, train_data, eval_data = build_demo_data(out, values.num_workers)
+    from electra_tf import files
+
     steps_file = os.path.join(out, "num_train_steps.json")
     if os.path.exists(steps_file):
         with open(steps_file, encoding="utf-8") as f:
@@ -269,8 +296,6 @@ def _run(values):
     else:
         left = 60 * values.minutes - RESERVE_SECONDS - (time.monotonic() - began)
         num_train_steps = affordable_steps(tokenizer, train_data, left)
-        from electra_tf import files
-
         files.write_json(steps_file, num_train_steps)
     model = run_pretraining(
         demo_config(num_train_steps),

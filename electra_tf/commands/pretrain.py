@@ -107,7 +107,7 @@ def run_pretraining(config, overrides, tokenizer, **options):
 
 
 def build_data(
-    config, overrides, corpus, data_dir, vocab_file, eval_fraction, num_workers, reading
+    config, corpus, data_dir, vocab_file=None, eval_fraction=0.0, num_workers=1, reading=None
 ):
     """Builds vocabulary and records of a corpus, unless a start before did.
 
@@ -129,7 +129,6 @@ def build_data(
         vocab_file = tf.io.gfile.join(data_dir, "vocab.txt")
         if not tf.io.gfile.exists(vocab_file):
             build_vocab.build(corpus, config.vocab_size, vocab_file, reading=reading, **casing)
-        overrides.pop("vocab_size", None)  # It was a wish; the text may have given fewer.
     tokenizer = Tokenizer.from_vocab(vocab_file, **casing)
     if not tf.io.gfile.exists(dataset_file):
         build_pretraining_data.build(
@@ -166,7 +165,6 @@ def _run(values):
             raise UserError("--eval_data: --corpus holds out its own; use --eval_fraction")
         tokenizer, train_data, eval_data = build_data(
             config,
-            overrides,
             values.corpus,
             os.path.join(values.output_dir, "data"),
             values.vocab_file,
@@ -174,6 +172,8 @@ def _run(values):
             values.num_workers,
             build_pretraining_data.reading_options(values),
         )
+        if not values.vocab_file:
+            overrides.pop("vocab_size", None)  # It was a wish; the text may have given fewer.
     else:
         if not values.vocab_file:
             raise UserError("--vocab_file: --train_data needs the vocabulary it was built with")
