@@ -34,6 +34,17 @@ def define_reading_flags(values):
     )
 
 
+def define_casing_flags(values):
+    """Flags of every command that sets how text is tokenized."""
+    flags.DEFINE_bool("lower_case", True, "Lower-case the text.", flag_values=values)
+    flags.DEFINE_bool(
+        "strip_accents",
+        None,
+        "Remove accents; by default exactly when lower-casing.",
+        flag_values=values,
+    )
+
+
 def reading_options(values):
     """The parsed `define_reading_flags` as keyword arguments of `corpus.read_documents`."""
     return {name: values[name].value for name in ("json_field", "max_line_mb", "invalid_utf8")}
@@ -55,13 +66,7 @@ def define_flags(values):
     flags.DEFINE_float(
         "eval_fraction", 0.0, "Share of documents to hold out.", 0.0, 0.999, flag_values=values
     )
-    flags.DEFINE_bool("lower_case", True, "Lower-case the text.", flag_values=values)
-    flags.DEFINE_bool(
-        "strip_accents",
-        None,
-        "Remove accents; by default exactly when lower-casing.",
-        flag_values=values,
-    )
+    define_casing_flags(values)
     flags.DEFINE_bool(
         "drop_duplicates", True, "Leave out documents that repeat another.", flag_values=values
     )

@@ -12,6 +12,7 @@ from absl import flags
 
 from electra_tf import commands
 from electra_tf.commands.build_pretraining_data import (
+    define_casing_flags,
     define_reading_flags,
     print_reading,
     reading_options,
@@ -29,13 +30,7 @@ def define_flags(values):
     flags.DEFINE_string(
         "check", None, "Vocabulary to check instead of training one.", flag_values=values
     )
-    flags.DEFINE_bool("lower_case", True, "Lower-case the text.", flag_values=values)
-    flags.DEFINE_bool(
-        "strip_accents",
-        None,
-        "Remove accents; by default exactly when lower-casing.",
-        flag_values=values,
-    )
+    define_casing_flags(values)
     define_reading_flags(values)
 
 

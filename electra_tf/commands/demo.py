@@ -32,7 +32,7 @@ def define_flags(values):
         "corpus", None, "Path, folder or glob of your own text.", flag_values=values
     )
     flags.DEFINE_float(
-        "minutes", 9.0, "Time that all may take, roughly.", lower_bound=0.5, flag_values=values
+        "minutes", 8.5, "Time that all may take, roughly.", lower_bound=0.5, flag_values=values
     )
     flags.DEFINE_integer(
         "num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1, flag_values=values
