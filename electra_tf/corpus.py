@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from electra_tf import files, records, worker_pool
 from electra_tf.errors import UserError
-from electra_tf.tokenization import Tokenizer, vocab_sha256
+from electra_tf.tokenization import Tokenizer, strips_accents, vocab_sha256
 from electra_tf.version import __version__
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
@@ -554,7 +554,7 @@ def build_pretraining_data(
         "vocab_size": len(vocab),
         "vocab_sha256": vocab_sha256(vocab),
         "do_lower_case": lowercase,
-        "strip_accents": lowercase if strip_accents is None else strip_accents,
+        "strip_accents": strips_accents(lowercase, strip_accents),
         "seed": seed,
         "eval_fraction": eval_fraction,
         "drop_duplicates": drop_duplicates,

@@ -12,7 +12,7 @@ import json
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from electra_tf import normalizer
+from electra_tf import files, normalizer
 from electra_tf.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -68,9 +68,19 @@ def read_pieces(vocab_file):
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
+def vocab_text(pieces):
+    """A vocabulary file's content: each piece (list of str) and a line feed."""
+    return "".join(piece + "\n" for piece in pieces)
+
+
 def vocab_sha256(pieces):
-    """Hex digest of a vocabulary (list of str): that of its file, with a line feed after each piece."""
-    return hashlib.sha256("".join(piece + "\n" for piece in pieces).encode()).hexdigest()
+    """Hex digest of a vocabulary's file."""
+    return hashlib.sha256(vocab_text(pieces).encode()).hexdigest()
+
+
+def strips_accents(lowercase, strip_accents):
+    """What a `strip_accents` of None stands for: it goes with lower-casing, as in the original."""
+    return lowercase if strip_accents is None else strip_accents
 
 
 class Tokenizer(tf.Module):
@@ -100,7 +110,7 @@ class Tokenizer(tf.Module):
         super().__init__()
         self.vocab = list(vocab)
         self.lowercase = lowercase
-        self.strip_accents = lowercase if strip_accents is None else strip_accents
+        self.strip_accents = strips_accents(lowercase, strip_accents)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(
             self.vocab.index, SPECIAL_TOKENS
         )
@@ -147,17 +157,14 @@ class Tokenizer(tf.Module):
 
     def save_pretrained(self, folder):
         """Writes `vocab.txt` and `tokenizer_config.json` in Hugging Face's format."""
-        tf.io.gfile.makedirs(folder)
-        with tf.io.gfile.GFile(tf.io.gfile.join(folder, "vocab.txt"), "w") as f:
-            f.write("".join(piece + "\n" for piece in self.vocab))
+        files.write(tf.io.gfile.join(folder, "vocab.txt"), vocab_text(self.vocab))
         config = {
             "tokenizer_class": "ElectraTokenizer",
             "do_lower_case": self.lowercase,
             "strip_accents": self.strip_accents,
             "tokenize_chinese_chars": True,
         }
-        with tf.io.gfile.GFile(tf.io.gfile.join(folder, "tokenizer_config.json"), "w") as f:
-            f.write(json.dumps(config, indent=2) + "\n")
+        files.write_json(tf.io.gfile.join(folder, "tokenizer_config.json"), config)
 
     @property
     def vocab_size(self):

@@ -7,7 +7,14 @@ import tensorflow as tf
 
 from electra_tf import corpus
 from electra_tf.errors import UserError
-from electra_tf.tokenization import SPECIAL_TOKENS, SUFFIX, UNK, Tokenizer, read_pieces
+from electra_tf.tokenization import (
+    SPECIAL_TOKENS,
+    SUFFIX,
+    UNK,
+    Tokenizer,
+    read_pieces,
+    strips_accents,
+)
 
 MIN_FREQUENCY = 2  # A pair of pieces that occurs less often is not merged.
 
@@ -40,7 +47,7 @@ def train_vocab(read, vocab_size, lowercase=True, strip_accents=None):
         )
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token=UNK))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
-        lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents
+        lowercase=lowercase, strip_accents=strips_accents(lowercase, strip_accents)
     )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     alphabet = _alphabet(read(), tokenizer.normalizer, max(1000, vocab_size * 3 // 4))

@@ -110,7 +110,6 @@ def build(inputs, vocab, output_dir, num_workers, reading=None, **options):
         print(
             f"{split}: {dataset['num_examples']:,} examples of {dataset['num_documents']:,} documents"
         )
-    return datasets
 
 
 def print_reading(report):

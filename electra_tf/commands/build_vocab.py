@@ -37,6 +37,7 @@ def define_flags(values):
 def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
     """Trains a vocabulary with a progress bar and writes it."""
     from electra_tf import corpus, files, vocabulary
+    from electra_tf.tokenization import vocab_text
 
     paths = corpus.find_files(inputs)
     reports = []
@@ -52,7 +53,7 @@ def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
                 raise UserError(f"{inputs}: no text in {len(paths)} file(s); give more text")
 
         pieces = vocabulary.train_vocab(read, vocab_size, lowercase, strip_accents)
-    files.write(output, "".join(piece + "\n" for piece in pieces))
+    files.write(output, vocab_text(pieces))
     print_reading(reports[-1])
     print(f"wrote {output}: {len(pieces):,} pieces")
     if len(pieces) < vocab_size:

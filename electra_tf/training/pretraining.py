@@ -163,7 +163,7 @@ def _train(config, tokenizer, model, batches, eval_batches, run, manager, first_
                 export_models(model, tokenizer, run.join("encoders", f"step-{step}"))
             if step == config.num_train_steps:
                 export_models(model, tokenizer, run.path)
-            if step % config.save_checkpoints_steps == 0 or step == config.num_train_steps:
+            if _divides(config.save_checkpoints_steps, step) or step == config.num_train_steps:
                 manager.save(checkpoint_number=step)
     except tf.errors.OpError:
         for error in (batches.error, eval_batches and eval_batches.error):

@@ -5,6 +5,7 @@ import json
 import math
 
 import tensorflow as tf
+import yaml
 
 from electra_tf import files
 from electra_tf.errors import UserError
@@ -33,8 +34,6 @@ class RunFolder:
         if before is not None:
             self._refuse_others(before, values, run_keys, CONFIG_FILE)
             self._refuse_others(self._read_data(), data, (), DATA_FILE)
-        import yaml
-
         files.write_json(self.join(DATA_FILE), data)
         files.write(self.join(CONFIG_FILE), yaml.safe_dump(values, sort_keys=False))
 
@@ -43,8 +42,6 @@ class RunFolder:
         return tf.io.gfile.join(self.path, *names)
 
     def _read_config(self):
-        import yaml
-
         path = self.join(CONFIG_FILE)
         if not tf.io.gfile.exists(path):
             return None
