@@ -111,6 +111,35 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         }
 
 
+def reduce_and_clip(gradients, clip_norm, fidelity):
+    """The replicas' mean gradient, clipped by its global norm (SEMANTICS 13).
+
+    Under `fixed` the mean is clipped, so that replicas give what one device gives for their batches
+    together. Under `google2020` each replica clips its own gradients before the mean, as the
+    original's `CrossShardOptimizer` receives them.
+
+    Args:
+      gradients: list of float32 tensors, those of one replica (in a replica context).
+      clip_norm: largest global norm.
+      fidelity: "fixed" or "google2020".
+
+    Returns:
+      `(gradients, norm)`: the same on every replica; the norm is that before clipping (under
+      `google2020` the mean of the replicas' norms).
+    """
+    replica = tf.distribute.get_replica_context()
+
+    def mean(tensors):
+        if replica.num_replicas_in_sync == 1:
+            return tensors
+        return replica.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+
+    if fidelity == "google2020":
+        gradients, norm = tf.clip_by_global_norm(gradients, clip_norm)
+        return mean(gradients), mean(norm)
+    return tf.clip_by_global_norm(mean(gradients), clip_norm)
+
+
 def create_optimizer(config):
     """The optimizer of a `PretrainingConfig`, `fidelity` included."""
     num_warmup_steps = config.num_warmup_steps

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from electra_tf import create_optimizer, load_pretraining_config
-from electra_tf.optimization import AdamWeightDecay, LinearWarmupDecay
+from electra_tf.optimization import AdamWeightDecay, LinearWarmupDecay, reduce_and_clip
 
 
 def test_two_steps_by_hand():
@@ -47,6 +47,39 @@ def test_no_warmup(fidelity, first):
     rate = create_optimizer(config)._learning_rate
     np.testing.assert_allclose(float(rate(0)), first)
     assert float(rate(10_000)) == pytest.approx(0.5e-3)
+
+
+@pytest.mark.parametrize(
+    "fidelity, expected, expected_norm",
+    [
+        # Mean [1.5, 2] of norm 2.5, clipped to 1.
+        ("fixed", [0.6, 0.8], 2.5),
+        # [3, 4] clipped to [0.6, 0.8], the other one 0: their mean.
+        ("google2020", [0.3, 0.4], 2.5),
+    ],
+)
+def test_clipping_before_and_after_the_mean(two_devices, fidelity, expected, expected_norm):
+    """The line of SEMANTICS 13: the two values of `fidelity` differ."""
+    gradients, norm = clip_on(two_devices, [[3.0, 4.0], [0.0, 0.0]], fidelity)
+    np.testing.assert_allclose(gradients, [expected] * 2, rtol=1e-6)
+    np.testing.assert_allclose(norm, [expected_norm] * 2, rtol=1e-6)
+
+
+def clip_on(strategy, gradients_of_replicas, fidelity):
+    """`reduce_and_clip` on each replica's gradient: what each one gets, and its norm."""
+
+    @tf.function
+    def run():
+        gradients = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(gradients_of_replicas[context.replica_id_in_sync_group])
+        )
+        return strategy.run(lambda g: reduce_and_clip([g], 1.0, fidelity), args=(gradients,))
+
+    ([gradients], norm) = run()
+    return tuple(
+        [x.numpy() for x in strategy.experimental_local_results(value)]
+        for value in (gradients, norm)
+    )
 
 
 def test_a_serialized_optimizer_is_the_same():

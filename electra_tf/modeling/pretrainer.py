@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from electra_tf import masking, randomness
 from electra_tf.modeling.electra import Discriminator, Generator
+from electra_tf.optimization import reduce_and_clip
 
 AUC_BINS = 4096
 
@@ -249,7 +250,7 @@ class ElectraPretrainer(keras.Model):
         """
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
         gradients, statistics = self._compute_gradients(batch, step)
-        gradients, norm = tf.clip_by_global_norm(gradients, self.config.clip_norm)
+        gradients, norm = reduce_and_clip(gradients, self.config.clip_norm, self.config.fidelity)
         self.optimizer.apply(gradients, self.trainable_variables)
         return {**statistics, "grad_norm": norm, "steps": tf.constant(1.0)}
 
