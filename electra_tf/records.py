@@ -406,6 +406,18 @@ class RecordBatches:
             )
         return serialized.take(num_steps or -1).map(self._parse).prefetch(2)
 
+    def token_counts(self, vocab_size, num_steps=0):
+        """How often each token, padding included, stands in the first batches: int64 [vocab_size].
+
+        Args:
+          vocab_size: int.
+          num_steps: most batches to count; 0 for all.
+        """
+        counts = np.zeros(vocab_size, np.int64)
+        for batch in self.evaluation(num_steps):
+            counts += np.bincount(batch["input_ids"].numpy().ravel(), minlength=vocab_size)
+        return counts
+
     def _read(self, function, number, batch_size):
         return tf.ensure_shape(tf.numpy_function(function, [number], tf.string), [batch_size])
 

@@ -27,7 +27,7 @@ METRICS = (
     "loss masked_lm_loss masked_lm_accuracy sampled_masked_lm_accuracy disc_loss disc_accuracy "
     "disc_precision disc_recall disc_auc replaced_rate"
 ).split()
-SPEEDS = ("examples_per_second", "tokens_per_second", "mfu")
+SPEEDS = ("examples_per_second", "tokens_per_second", "mfu", "input_wait")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,8 @@ def test_the_run_folder(finished):
     assert [line["step"] for line in lines if line["split"] == "eval"] == [6, 12]
     for line in lines:
         keys = {"step", "split", *METRICS, "examples_per_second", "tokens_per_second"}
-        keys |= {"learning_rate", "grad_norm", "mfu"} if line["split"] == "train" else set()
+        if line["split"] == "train":
+            keys |= {"learning_rate", "grad_norm", "mfu", "input_wait", "flops", "flops_google2020"}
         assert set(line) == keys
     vocab_size = len((finished / "discriminator" / "vocab.txt").read_text().splitlines())
     assert f"vocab_size: {vocab_size}\n" in (finished / "config.yaml").read_text()

@@ -10,7 +10,11 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 from electra_tf import ElectraPretrainer, create_optimizer, load_pretraining_config
-from electra_tf.training.flops import pretraining_flops
+from electra_tf.training.flops import (
+    describe_cost,
+    pretraining_flops,
+    pretraining_flops_google2020,
+)
 from electra_tf.training.metrics import pretraining_metrics
 
 VOCAB_SIZE, LENGTH, BATCH = 150, 24, 8
@@ -77,10 +81,16 @@ def test_flops_of_small():
     )
     generator = 128 * (128 * 64 + 12 * (4 * 64**2 + 2 * 64 * 256 + 2 * 128 * 64))
     vocabulary = 19 * (64 * 128 + 128 * 30522)
-    by_hand = 3 * 2 * (discriminator + generator + vocabulary)
-    flops = pretraining_flops(load_pretraining_config("small"))
-    assert flops == by_hand
-    assert flops == pytest.approx(8.98e9, rel=0.005)
+    forward = 2 * (discriminator + generator + vocabulary)
+    config = load_pretraining_config("small", {"peak_tflops": 2.0})
+    assert pretraining_flops(config) == 3 * forward
+    assert pretraining_flops_google2020(config) == 2 * forward
+    assert pretraining_flops(config) == pytest.approx(8.98e9, rel=0.005)
+    assert describe_cost(config, 2e12) == (
+        "cost: 8.98 GFLOP an example, 1.15e+18 FLOPs in 1,000,000 steps (backward = 2 x forward); "
+        "5.99 GFLOP and 7.66e+17 FLOPs as the original counts (backward = forward); peak 2 TFLOP/s "
+        "(declared)"
+    )
 
 
 def test_fit_and_evaluate_work():

@@ -176,18 +176,6 @@ def affordable_steps(tokenizer, train_data, seconds):
     return max(100, int((seconds - 2 * tracing - (time.monotonic() - start)) / per_step))
 
 
-def unigram_counts(batches, tokenizer):
-    """How often each token may be hidden in some training examples: array [vocab_size]."""
-    import numpy as np
-
-    counts = np.zeros(tokenizer.vocab_size, np.int64)
-    for batch in batches.evaluation(num_steps=40):
-        ids = batch["input_ids"].numpy()
-        counts += np.bincount(ids[batch["input_mask"].numpy() > 0], minlength=len(counts))
-    counts[list(tokenizer.special_ids)] = 0
-    return counts
-
-
 def unigram_baseline(model, counts, batches):
     """What guessing by frequency alone reaches on the hidden tokens of the evaluation.
 
@@ -223,7 +211,8 @@ def report(model, tokenizer, train_data, eval_data, output_dir):
         )
 
     eval_batches = open_batches(eval_data)
-    counts = unigram_counts(open_batches(train_data), tokenizer)
+    counts = open_batches(train_data).token_counts(tokenizer.vocab_size, num_steps=40)
+    counts[list(tokenizer.special_ids)] = 0  # They are never hidden.
     accuracy, loss = unigram_baseline(model, counts, eval_batches)
     rows = [
         ("masked_lm_accuracy", metrics["masked_lm_accuracy"], accuracy, "most frequent token"),
@@ -255,26 +244,22 @@ def report(model, tokenizer, train_data, eval_data, output_dir):
 
 def examples(model, tokenizer, batches):
     """Held-out examples as `rich` texts, each token coloured by the probability of being replaced."""
-    import tensorflow as tf
     from rich.text import Text
 
+    from electra_tf.training.examples import view_examples
+
     batch = next(iter(batches.evaluation(1)))
-    outputs = model(batch, step=0)
-    probabilities = tf.sigmoid(outputs.discriminator_logits).numpy()
     yield Text(
         "The redder, the likelier replaced; [0.42] is the probability where it is above 0.25; "
         "*word* was really replaced."
     )
-    for row in range(NUM_EXAMPLES_SHOWN):
+    for tokens in view_examples(model, tokenizer.vocab, batch, NUM_EXAMPLES_SHOWN):
         text = Text()
-        for column in range(int(tf.reduce_sum(batch["input_mask"][row]))):
-            probability = probabilities[row, column]
-            piece = tokenizer.vocab[int(outputs.replaced_ids[row, column])]
-            if outputs.is_replaced[row, column]:
-                piece = f"*{piece}*"
-            if probability > 0.25:
-                piece = f"{piece}[{probability:.2f}]"
-            fade = int(255 * (1 - probability))
+        for token in tokens:
+            piece = f"*{token.shown}*" if token.is_replaced else token.shown
+            if token.probability > 0.25:
+                piece = f"{piece}[{token.probability:.2f}]"
+            fade = int(255 * (1 - token.probability))
             text.append(piece, style=f"black on rgb(255,{fade},{fade})").append(" ")
         yield text
 

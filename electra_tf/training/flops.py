@@ -13,8 +13,8 @@ def encoder_flops(config, length):
     return 2 * length * (projection + config.num_hidden_layers * block)
 
 
-def pretraining_flops(config):
-    """Matrix products of one training example of a `PretrainingConfig`, backward = 2 x forward.
+def forward_flops(config):
+    """Matrix products of one example of a `PretrainingConfig`, forward through both networks.
 
     The generator's vocabulary logits are counted at the masked positions alone.
     """
@@ -22,13 +22,40 @@ def pretraining_flops(config):
     generator, discriminator = config.generator_config(), config.discriminator_config()
     masked_lm_head = generator.embedding_size * (generator.hidden_size + generator.vocab_size)
     discriminator_head = discriminator.hidden_size * (discriminator.hidden_size + 1)
-    forward = (
+    return (
         encoder_flops(generator, length)
         + encoder_flops(discriminator, length)
         + 2 * predictions * masked_lm_head
         + 2 * length * discriminator_head
     )
-    return 3 * forward
+
+
+def pretraining_flops(config):
+    """Operations of one training example: backward takes twice what forward takes.
+
+    ```python
+    pretraining_flops(load_pretraining_config("small"))  # 8.98e9
+    ```
+    """
+    return 3 * forward_flops(config)
+
+
+def pretraining_flops_google2020(config):
+    """The same in the convention of the original's `flops_computation.py`: backward as much as forward."""
+    return 2 * forward_flops(config)
+
+
+def describe_cost(config, peak_flops):
+    """The cost of a run in words, in both conventions."""
+    flops, google2020 = pretraining_flops(config), pretraining_flops_google2020(config)
+    examples = config.num_train_steps * config.train_batch_size
+    source = "declared" if config.peak_tflops else "measured by a matrix product"
+    return (
+        f"cost: {flops / 1e9:.3g} GFLOP an example, {flops * examples:.3g} FLOPs in "
+        f"{config.num_train_steps:,} steps (backward = 2 x forward); {google2020 / 1e9:.3g} GFLOP and "
+        f"{google2020 * examples:.3g} FLOPs as the original counts (backward = forward); peak "
+        f"{peak_flops / 1e12:.3g} TFLOP/s ({source})"
+    )
 
 
 def measure_peak_flops(dtype, size=2048, repeats=3):

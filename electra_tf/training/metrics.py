@@ -19,30 +19,43 @@ def pretraining_metrics(statistics, config, is_evaluation):
       dict of float, NaN where a metric is undefined.
     """
     s = {name: np.asarray(value, np.float64) for name, value in statistics.items()}
-    masked_lm_loss = _ratio(s["masked_lm_loss"], s["masked"])
-    disc_loss = _ratio(s["disc_loss"], s["tokens"])
+    masked_lm_loss = ratio(s["masked_lm_loss"], s["masked"])
+    disc_loss = ratio(s["disc_loss"], s["tokens"])
     loss = config.gen_weight * masked_lm_loss + config.disc_weight * disc_loss
     negatives = s["auc_negative"].copy()
     if config.fidelity == "google2020":
         negatives[0] += s["positions"] - s["tokens"]
         if is_evaluation:
-            disc_loss = _ratio(s["disc_example_loss"], s["examples"])
+            disc_loss = ratio(s["disc_example_loss"], s["examples"])
     wrong = s["predicted"] + s["replaced"] - 2 * s["true_positive"]
     return {
         "loss": loss,
         "masked_lm_loss": masked_lm_loss,
-        "masked_lm_accuracy": _ratio(s["masked_lm_correct"], s["masked"]),
-        "sampled_masked_lm_accuracy": _ratio(s["sampled_correct"], s["masked"]),
+        "masked_lm_accuracy": ratio(s["masked_lm_correct"], s["masked"]),
+        "sampled_masked_lm_accuracy": ratio(s["sampled_correct"], s["masked"]),
         "disc_loss": disc_loss,
-        "disc_accuracy": _ratio(s["tokens"] - wrong, s["tokens"]),
-        "disc_precision": _ratio(s["true_positive"], s["predicted"]),
-        "disc_recall": _ratio(s["true_positive"], s["replaced"]),
+        "disc_accuracy": ratio(s["tokens"] - wrong, s["tokens"]),
+        "disc_precision": ratio(s["true_positive"], s["predicted"]),
+        "disc_recall": ratio(s["true_positive"], s["replaced"]),
         "disc_auc": _auc(s["auc_positive"], negatives),
-        "replaced_rate": _ratio(s["replaced"], s["tokens"]),
+        "replaced_rate": ratio(s["replaced"], s["tokens"]),
     }
 
 
-def _ratio(numerator, denominator):
+def majority_baseline(replaced_rate):
+    """What a discriminator reaches that gives every token the same probability, `replaced_rate`.
+
+    Returns:
+      `(disc_accuracy, disc_loss)`: calling every token real, and the entropy in nats.
+    """
+    from scipy.special import entr
+
+    accuracy = max(replaced_rate, 1.0 - replaced_rate)
+    return accuracy, float(entr(replaced_rate) + entr(1.0 - replaced_rate))
+
+
+def ratio(numerator, denominator):
+    """The quotient; NaN where the denominator is 0."""
     return float(numerator / denominator) if denominator else math.nan
 
 

@@ -13,8 +13,11 @@ from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
 from electra_tf.tokenization import vocab_sha256
 from electra_tf.training import flops
+from electra_tf.training.health import HealthMonitor
 from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
-from electra_tf.training.run_folder import RunFolder
+from electra_tf.training.run_folder import RunFolder, save_checkpoint
+
+_COUNTED_EXAMPLES = 8192  # Training examples whose tokens tell which ones are frequent.
 
 
 def pretrain(
@@ -127,25 +130,42 @@ def _restore(checkpoint, manager, model):
 
 
 def _train(config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress):
-    peak = config.peak_tflops * 1e12 or flops.measure_peak_flops(config.mixed_precision)
-    dataset = batches.training(config.seed, first_step, config.num_train_steps)
-    trainer = PretrainingTrainer(model, dataset, peak, flops.pretraining_flops(config))
+    peak_flops = config.peak_tflops * 1e12 or flops.measure_peak_flops(config.mixed_precision)
+    logging.info("%s", flops.describe_cost(config, peak_flops))
+    num_counted = max(1, _COUNTED_EXAMPLES // config.train_batch_size)
+    token_counts = batches.token_counts(tokenizer.vocab_size, num_counted)
+    padding_rate = token_counts[tokenizer.pad_id] / token_counts.sum()
+    token_counts[tokenizer.pad_id] = 0
+    health = HealthMonitor(config, has_eval_data=bool(eval_batches))
+    health.before_training(batches.num_examples, padding_rate)
+    trainer = PretrainingTrainer(
+        model, batches.training(config.seed, first_step, config.num_train_steps), peak_flops
+    )
     evaluator = None
     if eval_batches:
-        evaluator = PretrainingEvaluator(model, eval_batches.evaluation(config.num_eval_steps))
+        evaluator = PretrainingEvaluator(
+            model, eval_batches.evaluation(config.num_eval_steps), tokenizer.vocab, token_counts
+        )
 
     def write_training_metrics(metrics):
         step = int(model.optimizer.iterations.value)
         run.write_metrics(step, "train", metrics)
+        health.after_training(step, metrics)
         if on_progress:
             epochs = config.train_batch_size / batches.num_examples
             on_progress(step, metrics, step * epochs, config.num_train_steps * epochs)
+
+    def write_eval_metrics(metrics):
+        step = int(model.optimizer.iterations.value)
+        run.write_metrics(step, "eval", metrics)
+        health.after_evaluation(step, metrics)
 
     controller = orbit.Controller(
         global_step=model.optimizer.iterations.value,
         trainer=trainer,
         evaluator=evaluator,
         train_actions=[write_training_metrics],
+        eval_actions=[write_eval_metrics],
         steps_per_loop=config.metrics_steps,
         summary_dir=run.join("tensorboard", "train"),
         eval_summary_dir=run.join("tensorboard", "eval"),
@@ -155,16 +175,15 @@ def _train(config, tokenizer, model, batches, eval_batches, run, manager, first_
         while step < config.num_train_steps:
             step = next_stop(config, step)
             controller.train(step)
-            if eval_batches and (
-                _divides(config.eval_steps, step) or step == config.num_train_steps
-            ):
-                run.write_metrics(step, "eval", controller.evaluate())
+            is_last = step == config.num_train_steps
+            if eval_batches and (_divides(config.eval_steps, step) or is_last):
+                controller.evaluate()
             if config.exports_encoder_at(step):
                 export_models(model, tokenizer, run.join("encoders", f"step-{step}"))
-            if step == config.num_train_steps:
+            if is_last:
                 export_models(model, tokenizer, run.path)
-            if _divides(config.save_checkpoints_steps, step) or step == config.num_train_steps:
-                manager.save(checkpoint_number=step)
+            if _divides(config.save_checkpoints_steps, step) or is_last:
+                save_checkpoint(manager, step)
     except tf.errors.OpError:
         for error in (batches.error, eval_batches and eval_batches.error):
             if error:
