@@ -1,11 +1,13 @@
 """Text -> documents -> examples -> TFRecords.
 
-A corpus is text files in which blank lines separate documents, or JSON lines with one document
-each. A line is a "sentence": the unit that goes to one of an example's two segments (the original's
+A corpus is text files in which blank lines separate documents, JSON lines with one document each,
+or data sets of TensorFlow Datasets with one document an example (`tfds_corpus`). A line is a
+"sentence": the unit that goes to one of an example's two segments (the original's
 `build_pretraining_dataset.py`). The output is a function of the inputs and the seed alone.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import gzip
@@ -20,7 +22,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from electra_tf import files, records, worker_pool
+from electra_tf import files, records, tfds_corpus, worker_pool
 from electra_tf.errors import UserError
 from electra_tf.tokenization import Tokenizer, strips_accents, vocab_sha256
 from electra_tf.version import __version__
@@ -59,37 +61,45 @@ class ReadReport:
 
 
 def find_files(pattern):
-    """Files of a corpus, sorted by name.
+    """Sources of a corpus: its files, sorted by name, and what is of TensorFlow Datasets.
 
     Args:
-      pattern: paths, globs or folders, separated by commas. Of a folder, all files below it that
-        end in .txt, .txt.gz, .jsonl or .jsonl.gz.
+      pattern: paths, globs, folders or `tfds:NAME[:SPLIT][:FIELD]`, separated by commas. Of a
+        folder, all files below it that end in .txt, .txt.gz, .jsonl or .jsonl.gz.
 
     Returns:
       list of str.
 
     Raises:
-      UserError: nothing matches.
+      UserError: nothing matches, or a `tfds:` is malformed.
     """
-    paths = []
+    sources = []
     for part in filter(None, pattern.split(",")):
-        if tf.io.gfile.isdir(part):
-            found = [
-                tf.io.gfile.join(folder, name)
-                for folder, _, names in tf.io.gfile.walk(part)
-                for name in names
-                if name.endswith(SUFFIXES)
-            ]
-            expected = f"a file that ends in {', '.join(SUFFIXES)}"
+        if part.startswith(tfds_corpus.PREFIX):
+            tfds_corpus.parse(part)  # What is malformed is refused before anything is read.
+            sources.append(part)
         else:
-            found = [path for path in tf.io.gfile.glob(part) if not tf.io.gfile.isdir(path)]
-            expected = "a file"
-        if not found:
-            raise UserError(f"{part}: no such input; give a path, folder or glob of {expected}")
-        paths += sorted(found)
-    if not paths:
+            sources += _matching_files(part)
+    if not sources:
         raise UserError(f"'{pattern}' names no input; give a path, a folder or a glob")
-    return paths
+    return sources
+
+
+def _matching_files(part):
+    if tf.io.gfile.isdir(part):
+        found = [
+            tf.io.gfile.join(folder, name)
+            for folder, _, names in tf.io.gfile.walk(part)
+            for name in names
+            if name.endswith(SUFFIXES)
+        ]
+        expected = f"a file that ends in {', '.join(SUFFIXES)}"
+    else:
+        found = [path for path in tf.io.gfile.glob(part) if not tf.io.gfile.isdir(path)]
+        expected = "a file"
+    if not found:
+        raise UserError(f"{part}: no such input; give a path, folder or glob of {expected}")
+    return sorted(found)
 
 
 def read_documents(
@@ -103,11 +113,12 @@ def read_documents(
     """Reads documents one after the other.
 
     Args:
-      paths: list of files, from `find_files`.
+      paths: list of files and `tfds:` sources, from `find_files`.
       report: `ReadReport` that is filled while reading.
-      json_field: field of a JSON line that holds its text.
+      json_field: field of a JSON line that holds its text; also that of a `tfds:` source which
+        names none.
       drop_duplicates: leave out documents whose text came before (exactly).
-      max_line_mb: longest line, in MB.
+      max_line_mb: longest line (of JSON and `tfds:`: longest document), in MB.
       invalid_utf8: "replace" counts and drops malformed bytes, "error" refuses them.
 
     Yields:
@@ -119,17 +130,12 @@ def read_documents(
     report = ReadReport() if report is None else report
     seen = set()
     for path in paths:
-        lines = _read_lines(path, int(max_line_mb * 1e6), report)
-        is_json = path.removesuffix(".gz").endswith(".jsonl")
-        documents = (
-            _json_documents(path, lines, json_field) if is_json else _text_documents(lines, report)
-        )
-        for first_line, lines in documents:
+        for numbers, lines in _numbered_documents(path, report, json_field, int(max_line_mb * 1e6)):
             text = b"\n".join(lines)
             try:
                 text.decode()
             except UnicodeDecodeError:
-                lines = _mend(path, first_line, lines, invalid_utf8, report)
+                lines = _mend(path, numbers, lines, invalid_utf8, report)
                 text = b"\n".join(lines)
             report.num_bytes += len(text)
             report.num_documents += 1
@@ -140,6 +146,23 @@ def read_documents(
                     continue
                 seen.add(digest)
             yield Document([line for line in lines if line], digest)
+
+
+def source_bytes(source, json_field="text"):
+    """Size of a source: what reading it adds to `ReadReport.num_source_bytes`."""
+    if source.startswith(tfds_corpus.PREFIX):
+        return tfds_corpus.TextSplit(source, json_field).num_bytes
+    return tf.io.gfile.stat(source).length
+
+
+def _numbered_documents(source, report, json_field, max_bytes):
+    """Yields `(numbers, lines)`: a document's lines, and their numbers for messages."""
+    if source.startswith(tfds_corpus.PREFIX):
+        return _whole_documents(_tfds_texts(source, json_field, max_bytes, report))
+    lines = _read_lines(source, max_bytes, report)
+    if source.removesuffix(".gz").endswith(".jsonl"):
+        return _whole_documents(_json_texts(source, lines, json_field))
+    return _text_documents(lines, report)
 
 
 def _read_lines(path, max_bytes, report):
@@ -177,7 +200,7 @@ def _check_length(path, number, line, max_bytes):
 
 
 def _text_documents(lines, report):
-    """Groups lines by the blank lines between them: yields (first line's number, lines)."""
+    """Groups lines by the blank lines between them."""
     document, first_line, size = [], 1, 0
     for number, line in enumerate(lines, 1):
         if line:
@@ -185,15 +208,22 @@ def _text_documents(lines, report):
             size += len(line)
         if document and (not line or size > MAX_DOCUMENT_BYTES):
             report.num_cut_documents += bool(line)
-            yield first_line, document
+            yield itertools.count(first_line), document
             document, size = [], 0
         if not document:
             first_line = number + 1
     if document:
-        yield first_line, document
+        yield itertools.count(first_line), document
 
 
-def _json_documents(path, lines, field):
+def _whole_documents(texts):
+    """Splits texts that are a document each; `texts` yields `(number, text)`."""
+    for number, text in texts:
+        if text.strip():
+            yield itertools.repeat(number), [line.strip() for line in text.splitlines()]
+
+
+def _json_texts(path, lines, field):
     for number, line in enumerate(lines, 1):
         if not line:
             continue
@@ -207,14 +237,21 @@ def _json_documents(path, lines, field):
             ) from None
         if not isinstance(text, str):
             raise UserError(f"{path}:{number}: field '{field}' is no string")
-        text = text.encode("utf-8", errors="replace")  # JSON can hold lone surrogates.
-        if text.strip():
-            yield number, [line.strip() for line in text.splitlines()]
+        yield number, text.encode("utf-8", errors="replace")  # JSON can hold lone surrogates.
 
 
-def _mend(path, first_line, lines, invalid_utf8, report):
+def _tfds_texts(source, field, max_bytes, report):
+    split = tfds_corpus.TextSplit(source, field)
+    before = report.num_source_bytes
+    for number, text in enumerate(split, 1):
+        report.num_source_bytes = before + split.num_bytes * number // split.num_examples
+        _check_length(source, number, text, max_bytes)
+        yield number, text
+
+
+def _mend(path, numbers, lines, invalid_utf8, report):
     mended = []
-    for number, line in enumerate(lines, first_line):
+    for number, line in zip(numbers, lines):
         try:
             line.decode()
         except UnicodeDecodeError as error:
@@ -488,8 +525,10 @@ class ShardedWriter:
         self.num_packed += document.num_packed
 
     def close(self):
-        for writer in self._writers:
-            writer.close()
+        """Closes all shards, also those after one that cannot be written to its end."""
+        with contextlib.ExitStack() as stack:
+            for writer in self._writers:
+                stack.callback(writer.close)
 
 
 def build_pretraining_data(
@@ -528,7 +567,7 @@ def build_pretraining_data(
       lowercase, strip_accents: as `Tokenizer` takes them.
       drop_duplicates: whether documents that repeat another exactly are left out.
       fidelity: "google2020" throws away what overflows an example, "fixed" carries it on.
-      progress: function of the number of bytes read of the files, called now and then.
+      progress: function of the number of bytes read of the sources, called now and then.
       **reading: `json_field`, `max_line_mb`, `invalid_utf8` of `read_documents`.
 
     Returns:
@@ -564,21 +603,24 @@ def build_pretraining_data(
     }
     report = ReadReport()
     datasets = {}
+    in_place = []  # Files that have their final names.
     try:
-        writers = {split: ShardedWriter(*splits[split][::2]) for split in splits}
-        documents = read_documents(paths, report, drop_duplicates=drop_duplicates, **reading)
-        maker = (vocab, lowercase, strip_accents, max_seq_length, seed, fidelity == "fixed")
-        for chunk, made in _map_in_order(maker, chunks(documents), num_workers):
-            for document, document_records in zip(chunk, made):
-                held_out = eval_fraction and is_held_out(document.digest, seed, eval_fraction)
-                writers["eval" if held_out else "train"].write(document_records)
-            if progress:
-                progress(report.num_source_bytes)
-        for writer in writers.values():
-            writer.close()
+        with contextlib.ExitStack() as stack:
+            writers = {
+                split: stack.enter_context(contextlib.closing(ShardedWriter(*splits[split][::2])))
+                for split in splits
+            }
+            documents = read_documents(paths, report, drop_duplicates=drop_duplicates, **reading)
+            maker = (vocab, lowercase, strip_accents, max_seq_length, seed, fidelity == "fixed")
+            for chunk, made in _map_in_order(maker, chunks(documents), num_workers):
+                for document, document_records in zip(chunk, made):
+                    held_out = eval_fraction and is_held_out(document.digest, seed, eval_fraction)
+                    writers["eval" if held_out else "train"].write(document_records)
+                if progress:
+                    progress(report.num_source_bytes)
         if not writers["train"].num_examples:
             raise UserError(
-                f"{inputs}: no text to train on in {len(paths)} file(s); give more text"
+                f"{inputs}: no text to train on in {len(paths)} source(s); give more text"
             )
         for split in reversed(splits):  # The training part's dataset.json tells that all is there.
             writer, folder = writers[split], splits[split][1]
@@ -586,16 +628,23 @@ def build_pretraining_data(
             shards = [tf.io.gfile.join(folder, os.path.basename(path)) for path in writer.paths]
             for source, target in zip(writer.paths, shards):
                 tf.io.gfile.rename(source, target)
+                in_place.append(target)
             records.write_index(shards)
+            in_place.append(tf.io.gfile.join(folder, records.INDEX_FILE))
             counts = {
                 name: getattr(writer, name)
                 for name in ("num_documents", "num_examples", "num_tokens", "num_packed")
             }
             datasets[split] = {"split": split, **settings, **counts}
             files.write_json(tf.io.gfile.join(folder, records.DATASET_FILE), datasets[split])
+            in_place.append(tf.io.gfile.join(folder, records.DATASET_FILE))
     finally:
+        if not tf.io.gfile.exists(tf.io.gfile.join(output_dir, records.DATASET_FILE)):
+            for path in in_place:
+                tf.io.gfile.remove(path)
         if tf.io.gfile.exists(building):
             tf.io.gfile.rmtree(building)
-            if not tf.io.gfile.listdir(output_dir):
-                tf.io.gfile.rmtree(output_dir)
+            for _, folder, _ in reversed(splits.values()):
+                if tf.io.gfile.exists(folder) and not tf.io.gfile.listdir(folder):
+                    tf.io.gfile.rmtree(folder)
     return datasets, report

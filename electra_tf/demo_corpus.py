@@ -13,6 +13,8 @@ import pydoc_data.topics
 import re
 import sysconfig
 
+from electra_tf import files
+
 MIN_WORDS = 6
 MIN_LETTERS = 0.75  # Share of letters and spaces that tells prose from tables and code.
 
@@ -24,12 +26,12 @@ def packages():
         for path in sorted(pathlib.Path(root).iterdir()):
             if path.name in ("site-packages", "idlelib", "lib2to3"):
                 continue
-            files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-            files = [
-                f for f in files if f.suffix == ".py" and "test" not in str(f.relative_to(root))
+            sources = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+            sources = [
+                f for f in sources if f.suffix == ".py" and "test" not in str(f.relative_to(root))
             ]
-            if files:
-                found.setdefault(path.stem, []).extend(files)
+            if sources:
+                found.setdefault(path.stem, []).extend(sources)
     return found
 
 
@@ -89,10 +91,10 @@ def write(folder, held_out_share=0.03, max_megabytes=40, progress=None):
     with concurrent.futures.ProcessPoolExecutor() as pool:
         found = packages()
         num_files, done = sum(map(len, found.values())), 0
-        for name, files in sorted(found.items()):
-            texts[name] = _new_lines(pool.map(module_text, files, chunksize=16), seen)
+        for name, paths in sorted(found.items()):
+            texts[name] = _new_lines(pool.map(module_text, paths, chunksize=16), seen)
             if progress:
-                done += len(files)
+                done += len(paths)
                 progress(done, num_files)
             if sum(map(len, texts.values())) > max_megabytes * 1e6:
                 break
@@ -103,8 +105,7 @@ def write(folder, held_out_share=0.03, max_megabytes=40, progress=None):
         is_small = len(texts[name]) < total * held_out_share / 2
         split = "eval" if is_small and written["eval"] < total * held_out_share else "train"
         if texts[name]:
-            (folder / split).mkdir(parents=True, exist_ok=True)
-            (folder / split / f"{name}.txt").write_text(texts[name], encoding="utf-8")
+            files.write(str(folder / split / f"{name}.txt"), texts[name])
             written[split] += len(texts[name])
     return written
 

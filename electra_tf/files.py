@@ -1,12 +1,73 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and what to say when there is no room for them."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 
 import tensorflow as tf
 
 from electra_tf.errors import UserError
+
+WRITE_ERRORS = (OSError, tf.errors.OpError)
+
+# What is the matter, and what helps.
+_NO_ROOM = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EFBIG: ("no file may grow so large", "raise the limit (ulimit -f)"),
+}
+
+# TensorFlow tells by the text alone: its ResourceExhaustedError may mean memory as well, and a file
+# that grew too large is an OutOfRangeError, as is the end of a data set.
+_NO_ROOM_TEXT = re.compile(
+    r"^(?:\{\{\S+ \S+\}\} )*(.+); (" + "|".join(map(os.strerror, _NO_ROOM)) + ")", re.MULTILINE
+)
+
+# What a file is called while it is written: here, in `corpus`, by `tf.train.Checkpoint`.
+_TEMPORARY = re.compile(
+    r"\.tmp-{0}$|/building-{0}(?=/)|_temp/part-[^/]+$|\.tmp[0-9a-f]{{32}}$".format(os.getpid())
+)
+
+
+def no_room(error):
+    """What to tell the user where something could not be written for want of room.
+
+    Args:
+      error: one of `WRITE_ERRORS`.
+
+    Returns:
+      str of one line that names the file, the reason and the remedy; None for any other error.
+    """
+    if isinstance(error, OSError):
+        path, code = error.filename, error.errno
+        if code not in _NO_ROOM:
+            return None
+        reason = os.strerror(code)
+    else:
+        found = _NO_ROOM_TEXT.search(error.message)
+        if not found:
+            return None
+        path, reason = found.groups()
+        code = next(code for code in _NO_ROOM if os.strerror(code) == reason)
+    problem, remedy = _NO_ROOM[code]
+    where = f"{_TEMPORARY.sub('', str(path))}: " if path else ""
+    return (
+        f"{where}{problem} ({reason}); {remedy} and run the same command again, which goes on from "
+        "what is saved"
+    )
+
+
+@contextlib.contextmanager
+def _users_mistake(what):
+    """Turns TensorFlow's errors into the user's, but for want of room."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if no_room(error):
+            raise
+        raise UserError(f"{what}: {error.message}") from None
 
 
 @contextlib.contextmanager
@@ -23,8 +84,15 @@ def replacing(path):
         yield temporary
         tf.io.gfile.rename(temporary, path, overwrite=True)
     finally:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
+        remove(temporary)
+
+
+def remove(path):
+    """Removes a file or a folder, if it is there."""
+    if tf.io.gfile.isdir(path):
+        tf.io.gfile.rmtree(path)
+    elif tf.io.gfile.exists(path):
+        tf.io.gfile.remove(path)
 
 
 def make_folder(path):
@@ -33,25 +101,20 @@ def make_folder(path):
     Raises:
       UserError: there is a file of that name, or no permission.
     """
-    try:
+    with _users_mistake(f"{path}: cannot make this folder"):
         tf.io.gfile.makedirs(path)
-    except tf.errors.OpError as error:
-        raise UserError(f"{path}: cannot make this folder: {error.message}") from None
 
 
 def write(path, content):
     """Writes str or bytes to `path` at once, making its folder.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it may not be written there.
     """
     make_folder(os.path.dirname(path) or ".")
-    try:
-        with replacing(path) as temporary:
-            with tf.io.gfile.GFile(temporary, "wb" if isinstance(content, bytes) else "w") as f:
-                f.write(content)
-    except tf.errors.OpError as error:
-        raise UserError(f"{path}: cannot write it: {error.message}") from None
+    with _users_mistake(f"{path}: cannot write it"), replacing(path) as temporary:
+        with tf.io.gfile.GFile(temporary, "wb" if isinstance(content, bytes) else "w") as f:
+            f.write(content)
 
 
 def write_json(path, value):

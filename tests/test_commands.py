@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -185,6 +186,50 @@ def test_records_of_the_original_train_as_they_are(google_curve, shared_data, tm
     assert [line["step"] for line in lines] == [1, 2, 3, 3]
     # 30,522 tokens guessed at random: ln 30522 = 10.33.
     assert abs(lines[0]["masked_lm_loss"] - 10.33) < 0.2
+
+
+def test_two_phases(data, finished, tmp_path, capsys):
+    """Short examples, then long ones with the weights so far and a schedule of their own."""
+    records = tmp_path / "records"
+    command = [
+        "", f"--input={data}/text.txt", f"--vocab_file={data}/vocab.txt", f"--output_dir={records}",
+        "--max_seq_length=40", "--num_shards=1", "--num_workers=1",
+    ]  # fmt: skip
+    assert build_pretraining_data.main(command) == 0
+    flags = [
+        f"--train_data={records}", "--eval_data=", f"--init_from={finished}",
+        "--override=max_seq_length=40", "--override=num_train_steps=2",
+    ]  # fmt: skip
+    before = tensors_of(finished)
+    # At a learning rate of nearly nothing the weights stay what they were.
+    still = arguments(data, tmp_path / "still", *flags, "--override=learning_rate=1e-12")
+    assert pretrain.main(still) == 0
+    for name, tensors in tensors_of(tmp_path / "still").items():
+        for key, tensor in tensors.items():
+            np.testing.assert_allclose(tensor, before[name][key], atol=1e-9)
+    assert pretrain.main(arguments(data, tmp_path / "run", *flags)) == 0
+    after = tensors_of(tmp_path / "run")["discriminator"]
+    name = "electra.embeddings.position_embeddings.weight"
+    moved = np.abs(after[name] - before["discriminator"][name]).max(axis=1) > 1e-5
+    assert moved[:40].all() and not moved[40:].any()  # But for weight decay.
+    # The run's first weights belong to it: another start is refused.
+    assert pretrain.main(arguments(data, tmp_path / "run", *flags[:2], *flags[3:])) == 2
+    assert "init_from is" in last_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--override=num_attention_heads=1", "num_attention_heads is 2 there and 1 here"),
+        ("--override=hidden_size=32", "hidden_size is 16 there and 32 here"),
+        ("--init_from=/nowhere", "/nowhere/discriminator/config.json: cannot read it"),
+    ],
+)
+def test_weights_of_another_architecture(data, finished, tmp_path, capsys, flag, message):
+    command = arguments(data, tmp_path / "run", f"--init_from={finished}", flag)
+    assert pretrain.main(command) == 2
+    assert message in last_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def last_line(capsys):

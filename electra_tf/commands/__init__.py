@@ -1,4 +1,4 @@
-"""What the commands have in common: flags, help, errors of one line and exit code 2."""
+"""What the commands have in common: flags, help, errors of one line and exit codes."""
 
 import logging as py_logging
 import os
@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def run(define_flags, function, description, argv=None):
-    """Parses flags, runs a command and turns what the user can mend into one line.
+    """Parses flags, runs a command and turns what the user can mend, or a full disk, into one line.
 
     Args:
       define_flags: function that defines the command's flags in a `flags.FlagValues`.
@@ -24,7 +24,7 @@ def run(define_flags, function, description, argv=None):
       argv: command line with the program's name; None for `sys.argv`.
 
     Returns:
-      exit code: 0, 2 for a user's mistake, 130 when interrupted.
+      exit code: 0, 1 for want of room on a disk, 2 for a user's mistake, 130 when interrupted.
     """
     argv = sys.argv if argv is None else argv
     values = flags.FlagValues()
@@ -32,9 +32,7 @@ def run(define_flags, function, description, argv=None):
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(_help(values, description))
         return 0
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(_is_for_the_user)
+    _log_to_stderr()
     try:
         rest = values(argv)[1:]
         if rest:
@@ -47,7 +45,40 @@ def run(define_flags, function, description, argv=None):
     except (UserError, flags.Error) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
         return 2
+    except _write_errors() as error:
+        from electra_tf import files
+
+        message = files.no_room(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        return 1
     return 0
+
+
+class _LogHandler(py_logging.Handler):
+    """Writes lines to stderr that do not land in the middle of a progress bar."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _log_to_stderr():
+    """Shows the log on stderr, once however many commands a process runs."""
+    logging.set_verbosity(logging.INFO)
+    root = py_logging.getLogger()
+    if not any(isinstance(handler, _LogHandler) for handler in root.handlers):
+        handler = _LogHandler()
+        handler.setFormatter(py_logging.Formatter("%(levelname)s %(asctime)s %(message)s"))
+        handler.addFilter(_is_for_the_user)
+        root.addHandler(handler)
+
+
+def _write_errors():
+    """`files.WRITE_ERRORS`; only a command that fails loads TensorFlow for them."""
+    from electra_tf import files
+
+    return files.WRITE_ERRORS
 
 
 def _is_for_the_user(record):

@@ -3,7 +3,9 @@
   python data/build_pretraining_data.py --input='texts/*.txt' --vocab_file=vocab.txt \\
       --output_dir=records --max_seq_length=128 --num_workers=2 --eval_fraction=0.02
 
-Input: .txt, .txt.gz (blank lines between documents) or .jsonl, .jsonl.gz (one document a line).
+Input: .txt, .txt.gz (blank lines between documents), .jsonl, .jsonl.gz (one document a line), or
+tfds:NAME[:SPLIT][:FIELD], a data set of TensorFlow Datasets (one document an example), as in
+tfds:wikipedia/20230601.en or tfds:lm1b:1.1.0:train[:10%]:text. Several are separated by commas.
 Output: shards and dataset.json in --output_dir, held-out documents in its folder eval/. The output
 depends on the input and the seed alone, not on the number of workers.
 """
@@ -20,10 +22,17 @@ from electra_tf import commands
 def define_reading_flags(values):
     """Flags of every command that reads text."""
     flags.DEFINE_string(
-        "json_field", "text", "Field of a .jsonl line that holds the text.", flag_values=values
+        "json_field",
+        "text",
+        "Field that holds the text: of a .jsonl line, or of a tfds: data set that names none.",
+        flag_values=values,
     )
     flags.DEFINE_float(
-        "max_line_mb", 10.0, "Longest line accepted, in MB.", 0.0, flag_values=values
+        "max_line_mb",
+        10.0,
+        "Longest line accepted (of .jsonl and tfds: longest document), in MB.",
+        0.0,
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "invalid_utf8",
@@ -51,7 +60,9 @@ def reading_options(values):
 
 
 def define_flags(values):
-    flags.DEFINE_string("input", None, "Path, folder or glob of text.", flag_values=values)
+    flags.DEFINE_string(
+        "input", None, "Path, folder or glob of text, or tfds:NAME.", flag_values=values
+    )
     flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.", flag_values=values)
     flags.DEFINE_string("output_dir", None, "Folder to write records to.", flag_values=values)
     flags.mark_flags_as_required(["input", "vocab_file", "output_dir"], flag_values=values)
@@ -84,7 +95,8 @@ def build(inputs, vocab, output_dir, num_workers, reading=None, **options):
     """Builds records with a progress bar and prints what was built."""
     from electra_tf import corpus
 
-    total = total_bytes(corpus.find_files(inputs))
+    reading = reading or {}
+    total = total_bytes(corpus.find_files(inputs), **reading)
     start = time.monotonic()
     with commands.bytes_bar("records", total) as bar:
         datasets, report = corpus.build_pretraining_data(
@@ -94,7 +106,7 @@ def build(inputs, vocab, output_dir, num_workers, reading=None, **options):
             num_workers=num_workers,
             progress=lambda done: bar.update(done - bar.n),
             **options,
-            **(reading or {}),
+            **reading,
         )
     seconds = time.monotonic() - start
     tokens, packed = (
@@ -126,11 +138,11 @@ def print_reading(report):
         )
 
 
-def total_bytes(paths):
-    """Bytes of files, for a progress bar."""
-    import tensorflow as tf
+def total_bytes(paths, json_field="text", **_):
+    """Bytes of a corpus's sources, for a progress bar; takes what `corpus.read_documents` takes."""
+    from electra_tf import corpus
 
-    return sum(tf.io.gfile.stat(path).length for path in paths)
+    return sum(corpus.source_bytes(path, json_field) for path in paths)
 
 
 def _run(values):

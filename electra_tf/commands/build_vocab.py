@@ -22,7 +22,9 @@ from electra_tf.errors import UserError
 
 
 def define_flags(values):
-    flags.DEFINE_string("input", None, "Path, folder or glob of text.", flag_values=values)
+    flags.DEFINE_string(
+        "input", None, "Path, folder or glob of text, or tfds:NAME.", flag_values=values
+    )
     flags.DEFINE_integer(
         "vocab_size", 30522, "Pieces, special tokens included.", lower_bound=1, flag_values=values
     )
@@ -39,18 +41,19 @@ def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
     from electra_tf import corpus, files, vocabulary
     from electra_tf.tokenization import vocab_text
 
+    reading = reading or {}
     paths = corpus.find_files(inputs)
     reports = []
     # The text is read twice: for its letters, then for its words.
-    with commands.bytes_bar("vocabulary", 2 * total_bytes(paths)) as bar:
+    with commands.bytes_bar("vocabulary", 2 * total_bytes(paths, **reading)) as bar:
 
         def read():
             reports.append(corpus.ReadReport())
-            for document in corpus.read_documents(paths, reports[-1], **(reading or {})):
+            for document in corpus.read_documents(paths, reports[-1], **reading):
                 yield document
                 bar.update(sum(report.num_source_bytes for report in reports) - bar.n)
             if not reports[-1].num_documents:
-                raise UserError(f"{inputs}: no text in {len(paths)} file(s); give more text")
+                raise UserError(f"{inputs}: no text in {len(paths)} source(s); give more text")
 
         pieces = vocabulary.train_vocab(read, vocab_size, lowercase, strip_accents)
     files.write(output, vocab_text(pieces))

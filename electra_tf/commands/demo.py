@@ -29,7 +29,7 @@ NUM_EXAMPLES_SHOWN = 4
 def define_flags(values):
     flags.DEFINE_string("output_dir", "runs/demo", "Run folder.", flag_values=values)
     flags.DEFINE_string(
-        "corpus", None, "Path, folder or glob of your own text.", flag_values=values
+        "corpus", None, "Path, folder or glob of your own text, or tfds:NAME.", flag_values=values
     )
     flags.DEFINE_float(
         "minutes", 8.5, "Time that all may take, roughly.", lower_bound=0.5, flag_values=values
@@ -75,19 +75,20 @@ def build_demo_data(output_dir, num_workers):
     Returns:
       `(tokenizer, train_data, eval_data)`.
     """
-    from electra_tf import demo_corpus
+    from electra_tf import demo_corpus, files
 
     text = os.path.join(output_dir, "text")
     if not os.path.exists(text):
-        writing = f"{text}.tmp-{os.getpid()}"
-        with commands.progress_bar(unit="file", desc="text") as bar:
+        with (
+            commands.progress_bar(unit="file", desc="text") as bar,
+            files.replacing(text) as writing,
+        ):
 
             def show(done, total):
                 bar.total = total
                 bar.update(done - bar.n)
 
             written = demo_corpus.write(writing, progress=show)
-        os.rename(writing, text)
         print(f"{written['train'] / 1e6:.1f} MB of prose, {written['eval'] / 1e6:.1f} MB held out")
     config = demo_config(1)
     data = os.path.join(output_dir, "data")

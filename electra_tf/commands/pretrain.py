@@ -35,10 +35,17 @@ def define_flags(values):
     )
     flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.", flag_values=values)
     flags.DEFINE_string(
+        "init_from",
+        None,
+        "Folder with discriminator/ and generator/, such as another run's, whose weights this run "
+        "begins with; its schedule is its own.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "corpus",
         None,
-        "Path, folder or glob of text, instead of --train_data: vocabulary (of the key vocab_size, "
-        "unless --vocab_file is given) and records are built in OUTPUT_DIR/data.",
+        "Path, folder or glob of text, or tfds:NAME, instead of --train_data: vocabulary (of the "
+        "key vocab_size, unless --vocab_file is given) and records are built in OUTPUT_DIR/data.",
         flag_values=values,
     )
     flags.DEFINE_float(
@@ -190,6 +197,7 @@ def _run(values):
         train_data=train_data,
         eval_data=eval_data,
         output_dir=values.output_dir,
+        init_from=values.init_from,
         jit_compile=values.xla,
         skip_corrupt=values.skip_corrupt,
     )

@@ -8,15 +8,26 @@ from absl import logging
 from electra_tf import records
 from electra_tf.configs import RUN_KEYS
 from electra_tf.errors import UserError
-from electra_tf.interop.huggingface import model_tensors
+from electra_tf.interop import huggingface
 from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
-from electra_tf.tokenization import vocab_sha256
+from electra_tf.tokenization import read_vocab, vocab_sha256
 from electra_tf.training import flops
 from electra_tf.training.health import HealthMonitor
 from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
 from electra_tf.training.run_folder import RunFolder, save_checkpoint
 
+# What makes two networks' weights exchangeable; that of dropout and initialization does not.
+_ARCHITECTURE_KEYS = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
 _COUNTED_EXAMPLES = 8192  # Training examples whose tokens tell which ones are frequent.
 
 
@@ -26,6 +37,7 @@ def pretrain(
     train_data,
     output_dir,
     eval_data=None,
+    init_from=None,
     jit_compile=False,
     skip_corrupt=False,
     on_start=None,
@@ -45,6 +57,8 @@ def pretrain(
       tokenizer: `Tokenizer` of the records.
       train_data, eval_data: folder or glob of shards; without `eval_data` nothing is evaluated.
       output_dir: run folder.
+      init_from: folder with `discriminator/` and `generator/` whose weights a new run begins with;
+        None for random ones.
       jit_compile: whether XLA compiles the gradients.
       skip_corrupt: leave out unreadable records instead of stopping.
       on_start: function of the step that the run begins or goes on at.
@@ -69,7 +83,10 @@ def pretrain(
     data = {
         "vocab_sha256": vocab_sha256(tokenizer.vocab),
         "num_train_examples": batches.num_examples,
+        "init_from": init_from,
     }
+    if init_from:
+        check_models(config, tokenizer, init_from)
     run = RunFolder(output_dir, config, data, RUN_KEYS)
 
     keras.utils.set_random_seed(config.seed)
@@ -80,6 +97,8 @@ def pretrain(
         checkpoint, run.join("checkpoints"), max_to_keep=config.keep_checkpoint_max
     )
     first_step = _restore(checkpoint, manager, model)
+    if init_from and first_step == 0:
+        import_models(model, init_from)
     run.cut_metrics(first_step)
     if on_start:
         on_start(first_step)
@@ -103,7 +122,7 @@ def checkpoint_variables(model):
     """
     names = {}
     for network in (model.discriminator, model.generator):
-        for name, (variable, _) in model_tensors(network).items():
+        for name, (variable, _) in huggingface.model_tensors(network).items():
             names.setdefault(id(variable), f"{network.name}/{name}")
     variables = {"step": model.optimizer.iterations.value}
     for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
@@ -207,6 +226,49 @@ def next_stop(config, step):
         intervals.append(exports)
     stops += [(step // interval + 1) * interval for interval in intervals if interval]
     return min(last, *stops)
+
+
+def check_models(config, tokenizer, folder):
+    """Compares the models of a folder with the run that is to begin with their weights.
+
+    Args:
+      config: `configs.PretrainingConfig`.
+      tokenizer: `Tokenizer` of the run.
+      folder: with `discriminator/` and `generator/`.
+
+    Raises:
+      UserError: a model is missing, or it is of another architecture or vocabulary.
+    """
+    for name, here in (
+        ("discriminator", config.discriminator_config()),
+        ("generator", config.generator_config()),
+    ):
+        path = tf.io.gfile.join(folder, name)
+        there = huggingface.read_config(path)
+        differences = [
+            f"{key} is {getattr(there, key)} there and {getattr(here, key)} here"
+            for key in _ARCHITECTURE_KEYS
+            if getattr(there, key) != getattr(here, key)
+        ]
+        if differences:
+            raise UserError(
+                f"--init_from={folder}: the {name} is of another architecture: "
+                f"{'; '.join(differences)}; give the same --config and overrides as it was made with"
+            )
+        vocab_file = tf.io.gfile.join(path, "vocab.txt")
+        if read_vocab(vocab_file) != tokenizer.vocab:
+            raise UserError(
+                f"--init_from={folder}: the {name} has another vocabulary; build the records with "
+                f"--vocab_file={vocab_file}"
+            )
+
+
+def import_models(model, folder):
+    """Reads the weights that `export_models` wrote; the optimizer's moments begin at 0."""
+    for network in (model.generator, model.discriminator):
+        path = tf.io.gfile.join(folder, network.name)
+        arrays = huggingface.read_tensors(path)
+        huggingface.assign_tensors(huggingface.model_tensors(network), arrays, path)
 
 
 def export_models(model, tokenizer, folder):

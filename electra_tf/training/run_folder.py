@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import tensorflow as tf
 import yaml
@@ -93,3 +94,29 @@ class RunFolder:
             line[name] = value if math.isfinite(value) else None
         with tf.io.gfile.GFile(self.join(METRICS_FILE), "a") as f:
             f.write(json.dumps(line) + "\n")
+
+
+def save_checkpoint(manager, step):
+    """Saves a checkpoint; one that cannot be written to its end leaves no files behind.
+
+    Args:
+      manager: `tf.train.CheckpointManager`.
+      step: number of the checkpoint.
+    """
+    try:
+        manager.save(checkpoint_number=step)
+    except tf.errors.OpError:
+        _remove_unsaved(manager.directory, step)
+        raise
+
+
+def _remove_unsaved(folder, step):
+    """Removes the files of a checkpoint that `CheckpointManager` did not get done."""
+    unfinished = [f"ckpt-{step}_temp", "checkpoint.tmp"]
+    state = tf.train.get_checkpoint_state(folder)
+    saved = state.all_model_checkpoint_paths if state else ()
+    if f"ckpt-{step}" not in map(os.path.basename, saved):
+        unfinished.append(f"ckpt-{step}.")
+    for name in tf.io.gfile.listdir(folder):
+        if name.startswith(tuple(unfinished)):
+            files.remove(tf.io.gfile.join(folder, name))
