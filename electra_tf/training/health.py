@@ -44,7 +44,7 @@ def loss_not_finite(config, step, metrics):
     return (
         f"the loss is not finite ({said}), and the weights are lost; lower learning_rate "
         f"(now {config.learning_rate:g}) or raise num_warmup_steps (now {config.num_warmup_steps:,}), "
-        "and start again in another --output_dir, or from an earlier checkpoint"
+        "and start again in another --output_dir"
     )
 
 
