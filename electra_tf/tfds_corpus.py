@@ -13,6 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from google.protobuf import json_format
 
+from electra_tf import files
 from electra_tf.errors import UserError
 
 PREFIX = "tfds:"
@@ -190,6 +191,8 @@ def _prepare(source, name, builder):
         AssertionError,  # Files that have to be downloaded by hand.
         ValueError,  # A version that only an older TensorFlow Datasets can prepare.
     ) as error:
+        if isinstance(error, files.WRITE_ERRORS) and files.no_room(error):
+            raise
         raise UserError(
             f"{source}: cannot download and prepare it in {builder.data_dir_root}: "
             f"{_brief(error)}; mend that, or prepare it on another machine ('tfds build {name}') "
