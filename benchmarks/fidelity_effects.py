@@ -89,8 +89,8 @@ def _run(values):
         repeated, unrelated = duplicates(model, batches)
         print(
             f"{fidelity}: {100 * repeated:.1f} % of the hidden slots share their position with "
-            f"another one; at {100 * unrelated:.1f} % of them the discriminator reads a token that "
-            "nobody sampled"
+            f"another one; at {100 * unrelated:.1f} % of all slots the discriminator reads a token "
+            "that nobody sampled"
         )
     padding = 1 - sum(b["input_mask"].numpy().sum() for b in batches) / sum(
         b["input_mask"].numpy().size for b in batches
