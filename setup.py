@@ -49,7 +49,15 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]~=2.20.0"],
         "notebook": ["ipykernel", "nbclient"],
-        "test": ["hypothesis", "ipykernel", "nbclient", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            "hypothesis",
+            "ipykernel",
+            "nbclient",
+            "nbformat",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+        ],
         "benchmarks": ["transformers>=4.57,<5"],
     },
     entry_points={

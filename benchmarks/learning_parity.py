@@ -103,7 +103,7 @@ def print_table(runs, original):
             if fidelity == "google2020":  # The other one measures other things by these names.
                 verdicts.append((name, is_reached(name, values.mean(), original[name])))
         table.add_row(f"{fidelity}, {len(runs[fidelity])} seeds", *cells)
-    console = Console()
+    console = Console(width=110)
     console.print(table)
     for name, reached in verdicts:
         console.print(f"google2020, {name}: {'reached' if reached else 'NOT reached'}")
