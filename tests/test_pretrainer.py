@@ -88,7 +88,7 @@ def test_flops_of_small():
     assert pretraining_flops(config) == pytest.approx(8.98e9, rel=0.005)
     assert describe_cost(config, 2e12) == (
         "cost: 8.98 GFLOP an example, 1.15e+18 FLOPs in 1,000,000 steps (backward = 2 x forward); "
-        "5.99 GFLOP and 7.66e+17 FLOPs as the original counts (backward = forward); peak 2 TFLOP/s "
+        "5.99 GFLOP and 7.67e+17 FLOPs as the original counts (backward = forward); peak 2 TFLOP/s "
         "(declared)"
     )
 
