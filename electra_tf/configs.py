@@ -98,6 +98,7 @@ class PretrainingConfig:
     clip_norm: Annotated[float, Gt(0)] = 1.0
     seed: CountOrZero = 42
     mixed_precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_accumulation_steps: PositiveInt = 1
     fidelity: Literal["fixed", "google2020"] = "fixed"
 
     # What is written when; none of these changes the weights.
@@ -115,6 +116,11 @@ class PretrainingConfig:
             raise UserError(
                 f"max_seq_length={self.max_seq_length} exceeds max_position_embeddings="
                 f"{self.max_position_embeddings}; lower the one or raise the other"
+            )
+        if self.train_batch_size % self.gradient_accumulation_steps:
+            raise UserError(
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
+                f"train_batch_size={self.train_batch_size}; choose a number that does"
             )
         if self.num_warmup_steps > self.num_train_steps:
             raise UserError(
@@ -171,6 +177,7 @@ class PretrainingConfig:
 # Keys that may change between two starts of one run: they do not touch the weights.
 RUN_KEYS = frozenset(
     {
+        "gradient_accumulation_steps",
         "steps_per_loop",
         "save_checkpoints_steps",
         "keep_checkpoint_max",

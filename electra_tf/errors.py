@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""Exceptions that the commands answer with one line and an exit code of their own."""
 
 import os
 
@@ -8,6 +8,14 @@ class UserError(ValueError):
 
     Commands print it and exit with code 2, without a stack trace.
     """
+
+
+class RunStopped(Exception):
+    """A run that was asked to stop has saved its checkpoint; the same command goes on from there."""
+
+
+class WorkerLost(Exception):
+    """Another worker of the run is gone."""
 
 
 def check_keras_backend():

@@ -85,6 +85,13 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """`(variable index, m, v)` of each trained variable, in the order of `build`."""
         return list(enumerate(zip(self._m, self._v)))
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """Leaves gradients as they are: `reduce_and_clip` has summed them, before it clipped.
+
+        Keras would sum here, after clipping.
+        """
+        return grads_and_vars
+
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable.
 
@@ -112,11 +119,12 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
 
 def reduce_and_clip(gradients, clip_norm, fidelity):
-    """The replicas' mean gradient, clipped by its global norm (SEMANTICS 13).
+    """The replicas' gradients together, clipped by their global norm (SEMANTICS 13).
 
-    Under `fixed` the mean is clipped, so that replicas give what one device gives for their batches
-    together. Under `google2020` each replica clips its own gradients before the mean, as the
-    original's `CrossShardOptimizer` receives them.
+    Under `fixed` each replica's loss is divided by the global batch's numbers of tokens, so that the
+    sum over replicas is what one device computes; it is clipped. Under `google2020` each replica's
+    loss is a mean of its own, and its gradients are clipped before they are averaged, as the
+    original's `CrossShardOptimizer` does.
 
     Args:
       gradients: list of float32 tensors, those of one replica (in a replica context).
@@ -129,15 +137,15 @@ def reduce_and_clip(gradients, clip_norm, fidelity):
     """
     replica = tf.distribute.get_replica_context()
 
-    def mean(tensors):
-        if replica.num_replicas_in_sync == 1:
-            return tensors
-        return replica.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+    def reduce(op, tensors):
+        return tensors if replica.num_replicas_in_sync == 1 else replica.all_reduce(op, tensors)
 
     if fidelity == "google2020":
         gradients, norm = tf.clip_by_global_norm(gradients, clip_norm)
-        return mean(gradients), mean(norm)
-    return tf.clip_by_global_norm(mean(gradients), clip_norm)
+        return reduce(tf.distribute.ReduceOp.MEAN, gradients), reduce(
+            tf.distribute.ReduceOp.MEAN, norm
+        )
+    return tf.clip_by_global_norm(reduce(tf.distribute.ReduceOp.SUM, gradients), clip_norm)
 
 
 def create_optimizer(config):

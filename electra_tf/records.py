@@ -368,43 +368,66 @@ class RecordBatches:
         """The `UserError` behind an error of the pipeline, or None."""
         return self._reader.error if self._reader else None
 
-    def training(self, seed, first_step, num_steps):
+    def training(self, seed, first_step, num_steps, num_parts=1, parts=range(1)):
         """The batches of the steps from `first_step` up to `num_steps`, in the order of the seed.
 
+        Args:
+          seed: decides the order.
+          first_step, num_steps: int.
+          num_parts: how many replicas share a step's batch; divides the batch size.
+          parts: range of those parts of each batch that are read here; the others' rows are not.
+
         Returns:
-          `tf.data.Dataset` of dicts of int32 [batch_size, max_seq_length].
+          `tf.data.Dataset` of dicts of int32 [batch_size / num_parts, max_seq_length]: the parts of
+          the first step, then those of the second.
         """
+        size = self._batch_size // num_parts
         if self._streams:
-            batches = self._shuffled_stream(seed).batch(self._batch_size, drop_remainder=True)
-            serialized = batches.skip(first_step).take(num_steps - first_step)
+            serialized = (
+                self._shuffled_stream(seed)
+                .batch(size, drop_remainder=True)
+                .skip(first_step * num_parts)
+                .take((num_steps - first_step) * num_parts)
+            )
+            serialized = _only_parts(serialized, num_parts, parts)
         else:
             order = ExampleOrder(self.num_examples, self._batch_size, seed)
-            serialized = tf.data.Dataset.range(first_step, num_steps).map(
-                lambda step: self._read(
-                    lambda s: self._reader.read(order.numbers(int(s))), step, self._batch_size
-                )
-            )
+
+            def read(i):
+                step, part = divmod(int(i), len(parts))
+                first = parts[part] * size
+                return self._reader.read(order.numbers(step)[first : first + size])
+
+            numbers = tf.data.Dataset.range(first_step * len(parts), num_steps * len(parts))
+            serialized = numbers.map(lambda i: self._read(read, i, size))
         return serialized.map(self._parse).prefetch(4)
 
-    def evaluation(self, num_steps=0):
+    def evaluation(self, num_steps=0, num_parts=1, parts=range(1)):
         """All examples in their order; the last batch may be smaller.
 
         Args:
           num_steps: most batches; 0 for all.
+          num_parts, parts: of `num_parts` batches that follow each other, which ones to read here.
 
         Returns:
           `tf.data.Dataset` of dicts of int32 [up to batch_size, max_seq_length].
         """
+        size, total = self._batch_size, self.num_examples
+        num_batches = -(-total // size)
+        num_batches = min(num_steps or num_batches, num_batches)
         if self._streams:
-            serialized = self._stream(range(len(self._shards))).batch(self._batch_size)
+            stream = self._stream(range(len(self._shards))).batch(size).take(num_batches)
+            serialized = _only_parts(stream, num_parts, parts)
         else:
-            size, total = self._batch_size, self.num_examples
-            serialized = tf.data.Dataset.range(0, total, size).map(
-                lambda first: self._read(
-                    lambda i: self._reader.read(np.arange(i, min(i + size, total))), first, None
+            mine = [i for i in range(num_batches) if i % num_parts in parts]
+            serialized = tf.data.Dataset.from_tensor_slices(tf.constant(mine, tf.int64)).map(
+                lambda i: self._read(
+                    lambda i: self._reader.read(np.arange(i * size, min((i + 1) * size, total))),
+                    i,
+                    None,
                 )
             )
-        return serialized.take(num_steps or -1).map(self._parse).prefetch(2)
+        return serialized.map(self._parse).prefetch(2)
 
     def token_counts(self, vocab_size, num_steps=0):
         """How often each token, padding included, stands in the first batches: int64 [vocab_size].
@@ -447,3 +470,12 @@ class RecordBatches:
         }
         parsed = tf.io.parse_example(serialized, specification)
         return {name: tf.cast(parsed[name], tf.int32) for name in FEATURES}
+
+
+def _only_parts(dataset, num_parts, parts):
+    """Of `num_parts` elements that follow each other, those numbered in `parts`."""
+    if len(parts) == num_parts:
+        return dataset
+    wanted = tf.constant(list(parts), tf.int64)
+    numbered = dataset.enumerate().filter(lambda i, _: tf.reduce_any(i % num_parts == wanted))
+    return numbered.map(lambda _, element: element)

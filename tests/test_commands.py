@@ -31,35 +31,6 @@ METRICS = (
 SPEEDS = ("examples_per_second", "tokens_per_second", "mfu", "input_wait")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Text, vocabulary, records and held-out records."""
-    folder = tmp_path_factory.mktemp("data")
-    words = "red green blue cat dog owl runs sleeps eats very quite then".split()
-    lines = [
-        " ".join(words[(d * 5 + i * 3 + j * j) % len(words)] for j in range(4 + (d + i) % 7))
-        for d in range(80)
-        for i in (*range(5), None)
-        if i is not None
-    ]
-    documents = ["\n".join(lines[i : i + 5]) for i in range(0, len(lines), 5)]
-    (folder / "text.txt").write_text("\n\n".join(documents))
-    assert (
-        build_vocab.main(
-            ["", f"--input={folder}/text.txt", "--vocab_size=120", f"--output={folder}/vocab.txt"]
-        )
-        == 0
-    )
-    arguments = [
-        f"--input={folder}/text.txt",
-        f"--vocab_file={folder}/vocab.txt",
-        f"--output_dir={folder}/records",
-    ]
-    arguments += ["--max_seq_length=16", "--num_shards=3", "--num_workers=1", "--eval_fraction=0.2"]
-    assert build_pretraining_data.main(["", *arguments]) == 0
-    return folder
-
-
 def arguments(data, output_dir, *more):
     return [
         "pretrain.py", "--config=tiny", f"--train_data={data}/records/*.tfrecord*",

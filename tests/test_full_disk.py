@@ -11,7 +11,7 @@ import numpy as np
 import orbit
 import pytest
 import tensorflow as tf
-from test_commands import arguments, assert_same_run, data, last_line, metrics_of  # noqa: F401
+from test_commands import arguments, assert_same_run, last_line, metrics_of
 
 from electra_tf import Discriminator, EncoderConfig, commands, corpus, files
 from electra_tf.commands import build_pretraining_data, build_vocab, pretrain

@@ -95,7 +95,7 @@ def inject(model, inputs):
         inputs["masked_lm_ids"],
         inputs["masked_lm_weights"],
     )
-    model.mask = types.MethodType(lambda self, batch, step: masked, model)
+    model.mask = types.MethodType(lambda self, batch, step, part=None: masked, model)
     model.sample = types.MethodType(lambda self, *_: tf.constant(inputs["fake_token_ids"]), model)
     return {key: tf.constant(inputs[key]) for key in BATCH_KEYS}
 

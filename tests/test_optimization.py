@@ -52,13 +52,15 @@ def test_no_warmup(fidelity, first):
 @pytest.mark.parametrize(
     "fidelity, expected, expected_norm",
     [
-        # Mean [1.5, 2] of norm 2.5, clipped to 1.
-        ("fixed", [0.6, 0.8], 2.5),
+        # Sum [3, 4] of norm 5, clipped to 1.
+        ("fixed", [0.6, 0.8], 5.0),
         # [3, 4] clipped to [0.6, 0.8], the other one 0: their mean.
         ("google2020", [0.3, 0.4], 2.5),
     ],
 )
-def test_clipping_before_and_after_the_mean(two_devices, fidelity, expected, expected_norm):
+def test_clipping_before_and_after_the_replicas_meet(
+    two_devices, fidelity, expected, expected_norm
+):
     """The line of SEMANTICS 13: the two values of `fidelity` differ."""
     gradients, norm = clip_on(two_devices, [[3.0, 4.0], [0.0, 0.0]], fidelity)
     np.testing.assert_allclose(gradients, [expected] * 2, rtol=1e-6)

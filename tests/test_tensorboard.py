@@ -137,7 +137,9 @@ def test_an_evaluation_writes_it_all(pretrainer, tmp_path):
         output_signature={n: tf.TensorSpec([BATCH, None], tf.int32) for n in batches[0]},
     )
     counts = np.ones(len(VOCAB), np.int64)
-    evaluator = PretrainingEvaluator(pretrainer, dataset, VOCAB, counts)
+    evaluator = PretrainingEvaluator(
+        tf.distribute.get_strategy(), pretrainer, dataset, batches[0], VOCAB, counts
+    )
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
         metrics = evaluator.evaluate(tf.constant(-1))
     events = read_events(tmp_path)

@@ -8,7 +8,9 @@ import sys
 from absl import flags, logging
 from tqdm import tqdm
 
-from electra_tf.errors import UserError, check_keras_backend
+from electra_tf.errors import RunStopped, UserError, WorkerLost, check_keras_backend
+
+EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: a job scheduler should start the command again.
 
 # TensorFlow's own start-up messages would bury the command's.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,7 +26,8 @@ def run(define_flags, function, description, argv=None):
       argv: command line with the program's name; None for `sys.argv`.
 
     Returns:
-      exit code: 0, 1 for want of room on a disk, 2 for a user's mistake, 130 when interrupted.
+      exit code: 0, 1 for want of room on a disk or of a worker, 2 for a user's mistake, 75 for a
+      run that was stopped and can go on, 130 when interrupted with nothing to save.
     """
     argv = sys.argv if argv is None else argv
     values = flags.FlagValues()
@@ -42,6 +45,12 @@ def run(define_flags, function, description, argv=None):
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is saved", file=sys.stderr)
         return 130
+    except RunStopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+    except WorkerLost as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+        return 1
     except (UserError, flags.Error) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
         return 2

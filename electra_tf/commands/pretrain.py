@@ -63,6 +63,20 @@ def define_flags(values):
         lower_bound=1,
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        ["auto", "one_device", "mirrored", "multi_worker", "tpu"],
+        "Devices to train on; auto looks at TF_CONFIG, TPU_NAME and the devices there are.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_virtual_devices",
+        0,
+        "Devices to make of one, to try out several; 0 for those that there are.",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "xla", False, "Compile the gradients by XLA (no gain on a CPU).", flag_values=values
     )
@@ -167,7 +181,15 @@ def _run(values):
     config = load_pretraining_config(values.config, overrides)
     if bool(values.corpus) == bool(values.train_data):
         raise UserError("--train_data: give either this flag or --corpus")
+    from electra_tf.training.strategies import create_strategy, is_chief
+
+    strategy = create_strategy(values.strategy, values.num_virtual_devices)
     if values.corpus:
+        if strategy.extended._in_multi_worker_mode():
+            raise UserError(
+                "--corpus: several workers would build the same records; build them first with "
+                "data/build_pretraining_data.py, and give --train_data"
+            )
         if values.eval_data:
             raise UserError("--eval_data: --corpus holds out its own; use --eval_fraction")
         tokenizer, train_data, eval_data = build_data(
@@ -198,10 +220,12 @@ def _run(values):
         eval_data=eval_data,
         output_dir=values.output_dir,
         init_from=values.init_from,
+        strategy=strategy,
         jit_compile=values.xla,
         skip_corrupt=values.skip_corrupt,
     )
-    print(f"models: {os.path.join(values.output_dir, 'discriminator')} and generator beside it")
+    if is_chief(strategy):
+        print(f"models: {os.path.join(values.output_dir, 'discriminator')} and generator beside it")
 
 
 def main(argv=None):

@@ -38,6 +38,23 @@ class PretrainingOutputs(NamedTuple):
     discriminator_logits: tf.Tensor
 
 
+class BatchPart(NamedTuple):
+    """Which part of a step's global batch a replica or a micro-batch is.
+
+    Randomness is drawn for the global batch, and a part takes its own rows: so N replicas of K
+    micro-batches hide and sample what one device does.
+
+    Attributes:
+      index: int scalar, number of the part; decides its dropout.
+      first_row: int scalar, its first row in the global batch.
+      num_rows: int scalar, rows of the global batch.
+    """
+
+    index: tf.Tensor
+    first_row: tf.Tensor
+    num_rows: tf.Tensor
+
+
 class ElectraPretrainer(keras.Model):
     """Generator and discriminator with shared embeddings, and their training step.
 
@@ -87,11 +104,15 @@ class ElectraPretrainer(keras.Model):
         seed = tf.stack([tf.constant(self.config.seed & 0x7FFFFFFF), tf.constant(purpose)])
         return randomness.fold_in(seed, tf.cast(step, tf.int32))
 
-    def noise(self, shape, purpose, step):
-        """Uniform noise for the whole global batch, float32."""
-        return randomness.uniform(shape, self.seed(purpose, step))
+    def noise(self, shape, purpose, step, part):
+        """A part's rows of the global batch's uniform noise, float32 of `shape`."""
+        seed = self.seed(purpose, step)
+        if part is None:
+            return randomness.uniform(shape, seed)
+        noise = randomness.uniform([part.num_rows, *shape[1:]], seed)
+        return tf.slice(noise, [part.first_row] + [0] * (len(shape) - 1), shape)
 
-    def mask(self, batch, step):
+    def mask(self, batch, step, part=None):
         """Hides about 15 % of the tokens: `masking.MaskedInputs`."""
         config = self.config
         input_ids, input_mask = batch["input_ids"], batch["input_mask"]
@@ -103,10 +124,10 @@ class ElectraPretrainer(keras.Model):
         positions, weights = choose(
             masking.candidates(input_ids, input_mask, self.special_ids),
             masking.num_to_predict(input_mask, config.mask_prob, config.max_predictions_per_seq),
-            self.noise([size, length], MASKING, step),
+            self.noise([size, length], MASKING, step, part),
             config.max_predictions_per_seq,
         )
-        noise = self.noise([size, config.max_predictions_per_seq], HIDING, step)
+        noise = self.noise([size, config.max_predictions_per_seq], HIDING, step, part)
         return masking.hide(input_ids, positions, weights, noise, self.mask_id)
 
     def generate(self, batch, masked, training, dropout_seed):
@@ -118,14 +139,14 @@ class ElectraPretrainer(keras.Model):
         }
         return self.generator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
 
-    def sample(self, generator_logits, masked, step):
+    def sample(self, generator_logits, masked, step, part=None):
         """Replacements drawn from the generator, int32 [B, P]; no gradient flows through."""
         config = self.config
         logits = masking.sampling_logits(
             generator_logits, masked.ids, config.temperature, config.disallow_correct
         )
         shape = tf.shape(masked.ids)
-        noise = self.noise([shape[0], shape[1], 2], SAMPLING, step)
+        noise = self.noise([shape[0], shape[1], 2], SAMPLING, step, part)
         flat = tf.reshape(logits, [-1, logits.shape[-1]])
         return tf.reshape(masking.sample_tokens(flat, tf.reshape(noise, [-1, 2])), shape)
 
@@ -145,13 +166,14 @@ class ElectraPretrainer(keras.Model):
         inputs = {**batch, "input_ids": replaced_ids}
         return self.discriminator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
 
-    def call(self, batch, training=False, step=0):
+    def call(self, batch, training=False, step=0, part=None):
         """Runs both networks on a batch.
 
         Args:
           batch: dict of int32 [B, T]: `input_ids`, `input_mask`, `segment_ids`.
           training: whether dropout is on.
           step: int scalar; with `config.seed` it decides all randomness.
+          part: `BatchPart` where the batch is not the step's whole one.
 
         Returns:
           `PretrainingOutputs`.
@@ -160,10 +182,13 @@ class ElectraPretrainer(keras.Model):
             name: tf.cast(batch[name], tf.int32)
             for name in ("input_ids", "input_mask", "segment_ids")
         }
-        generator_seed, discriminator_seed = randomness.split(self.seed(DROPOUT, step), 2)
-        masked = self.mask(batch, step)
+        seed = self.seed(DROPOUT, step)
+        if part is not None:
+            seed = randomness.fold_in(seed, part.index)
+        generator_seed, discriminator_seed = randomness.split(seed, 2)
+        masked = self.mask(batch, step, part)
         generator_logits = self.generate(batch, masked, training, generator_seed)
-        sampled_ids = self.sample(generator_logits, masked, step)
+        sampled_ids = self.sample(generator_logits, masked, step, part)
         replaced_ids, is_replaced = self.replace(batch, masked, sampled_ids)
         discriminator_logits = self.discriminate(batch, replaced_ids, training, discriminator_seed)
         return PretrainingOutputs(
@@ -221,38 +246,98 @@ class ElectraPretrainer(keras.Model):
             "auc_negative": histogram(input_mask - replaced),
         }
 
-    def losses_of(self, statistics):
-        """`(loss, masked_lm_loss, disc_loss)`: means over the masked and over the real tokens."""
-        masked_lm_loss = statistics["masked_lm_loss"] / (1e-6 + statistics["masked"])
-        disc_loss = statistics["disc_loss"] / (1e-6 + statistics["tokens"])
+    def totals(self, batch, step, part):
+        """What losses are divided by, the numbers of hidden and of real tokens, before any network runs."""
+        return {
+            "masked": tf.reduce_sum(self.mask(batch, step, part).weights),
+            "tokens": tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
+        }
+
+    def losses_of(self, statistics, totals=None):
+        """`(loss, masked_lm_loss, disc_loss)`: means over the masked and over the real tokens.
+
+        Args:
+          statistics: of `statistics`.
+          totals: dict of `masked` and `tokens` to divide by; None for those of the statistics.
+        """
+        totals = statistics if totals is None else totals
+        masked_lm_loss = statistics["masked_lm_loss"] / (1e-6 + totals["masked"])
+        disc_loss = statistics["disc_loss"] / (1e-6 + totals["tokens"])
         loss = self.config.gen_weight * masked_lm_loss + self.config.disc_weight * disc_loss
         return loss, masked_lm_loss, disc_loss
 
-    def compute_gradients(self, batch, step):
-        """Runs a batch forth and back, with dropout.
+    def compute_gradients(self, batch, step, part=None, totals=None):
+        """Runs a batch, or a part of one, forth and back, with dropout.
+
+        Args:
+          batch: dict of int32 [B, T].
+          step: int scalar.
+          part: `BatchPart`, None for a whole batch.
+          totals: what `losses_of` divides by.
 
         Returns:
           `(gradients, statistics)`: a list like `trainable_variables`, and `statistics`.
         """
         with tf.GradientTape() as tape:
-            outputs = self(batch, training=True, step=step)
+            outputs = self(batch, training=True, step=step, part=part)
             statistics = self.statistics(batch, outputs)
-            loss, _, _ = self.losses_of(statistics)
+            loss, _, _ = self.losses_of(statistics, totals)
         variables = [variable.value for variable in self.trainable_variables]
         gradients = tape.gradient(loss, variables)
         return [tf.convert_to_tensor(g) for g in gradients], statistics
 
     def gradient_step(self, batch):
-        """One step of training on a batch: gradients, clipping, update.
+        """One step of training: gradients of all micro-batches and replicas, clipping, update.
+
+        Args:
+          batch: this replica's rows of the global batch, dict of int32 [B, T]; B is a multiple of
+            `gradient_accumulation_steps`.
 
         Returns:
-          `statistics` of the batch, with `grad_norm` before clipping and `steps` 1.
+          `statistics` of the rows, with `grad_norm` before clipping and `steps` 1.
         """
+        config, replica = self.config, tf.distribute.get_replica_context()
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
-        gradients, statistics = self._compute_gradients(batch, step)
-        gradients, norm = reduce_and_clip(gradients, self.config.clip_norm, self.config.fidelity)
+        num_parts = config.gradient_accumulation_steps
+        if replica.num_replicas_in_sync * num_parts == 1:
+            gradients, statistics = self._compute_gradients(batch, step)
+        else:
+            gradients, statistics = self._accumulate_gradients(batch, step, replica, num_parts)
+        gradients, norm = reduce_and_clip(gradients, config.clip_norm, config.fidelity)
         self.optimizer.apply(gradients, self.trainable_variables)
         return {**statistics, "grad_norm": norm, "steps": tf.constant(1.0)}
+
+    def _accumulate_gradients(self, batch, step, replica, num_parts):
+        """Sums gradients and statistics over micro-batches, one after the other."""
+        rows = tf.shape(batch["input_ids"])[0]
+        part_rows = rows // num_parts
+        num_rows = rows * replica.num_replicas_in_sync
+        replica_id = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+
+        def part_of(k, size):
+            index = replica_id * num_parts + k
+            return BatchPart(index, replica_id * rows + k * size, num_rows)
+
+        totals = self.totals(batch, step, part_of(0, rows))
+        if self.config.fidelity == "fixed":
+            totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, totals)
+
+        def gradients_of(k):
+            part_batch = {
+                name: values[k * part_rows : (k + 1) * part_rows] for name, values in batch.items()
+            }
+            return self._compute_gradients(part_batch, step, part_of(k, part_rows), totals)
+
+        def add(k, *sums):
+            return k + 1, *tf.nest.map_structure(tf.add, sums, gradients_of(k))
+
+        if num_parts == 1:
+            return gradients_of(0)
+        # One at a time: side by side they would need the memory that they are to save.
+        _, gradients, statistics = tf.while_loop(
+            lambda k, *_: k < num_parts, add, (1, *gradients_of(0)), parallel_iterations=1
+        )
+        return gradients, statistics
 
     # Keras's overrides, for `fit` and `evaluate`.
 

@@ -35,78 +35,98 @@ _HISTOGRAMS = ("auc_positive", "auc_negative")
 
 
 class Sums:
-    """Statistics summed over steps on the device.
+    """Statistics summed over steps on each device, and over devices where they are read.
 
     In float64: a float32 sum of a million ones stands still at 2 ** 24.
     """
 
-    def __init__(self, *more_scalars):
-        shapes = {name: () for name in (*_SCALARS, *more_scalars)}
-        shapes |= {name: (AUC_BINS,) for name in _HISTOGRAMS}
+    def __init__(self, shapes):
+        """Makes the sums, dict from name to shape; in the strategy's scope."""
         self._variables = {
-            name: tf.Variable(tf.zeros(shape, tf.float64), trainable=False, name=f"sum_{name}")
+            name: tf.Variable(
+                tf.zeros(shape, tf.float64),
+                trainable=False,
+                name=f"sum_{name}",
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
             for name, shape in shapes.items()
         }
 
     def reset(self):
         """Sets all sums to 0."""
         for variable in self._variables.values():
-            variable.assign(tf.zeros_like(variable))
+            variable.assign(tf.zeros(variable.shape, tf.float64))
 
     def add(self, statistics):
-        """Adds a batch's statistics (inside a `tf.function`)."""
+        """Adds a replica's statistics (inside `strategy.run`)."""
         for name, variable in self._variables.items():
             variable.assign_add(tf.cast(statistics[name], tf.float64))
 
     def numpy(self):
         """The sums so far, dict of NumPy values."""
-        return {name: np.array(variable.numpy()) for name, variable in self._variables.items()}
+        return {
+            name: np.array(tf.convert_to_tensor(variable))
+            for name, variable in self._variables.items()
+        }
+
+
+def pretraining_sums(*more_scalars):
+    """`Sums` of `ElectraPretrainer.statistics` and of more scalars."""
+    scalars = {name: () for name in (*_SCALARS, *more_scalars)}
+    return Sums({**scalars, **{name: (AUC_BINS,) for name in _HISTOGRAMS}})
 
 
 class PretrainingTrainer(orbit.StandardTrainer):
     """Runs `ElectraPretrainer.gradient_step` over batches."""
 
-    def __init__(self, model, dataset, peak_flops):
-        """Makes the trainer.
+    def __init__(self, strategy, model, dataset, peak_flops):
+        """Makes the trainer, in the strategy's scope.
 
         Args:
+          strategy: `tf.distribute.Strategy`.
           model: compiled `ElectraPretrainer`.
-          dataset: `tf.data.Dataset` of the remaining steps' batches.
-          peak_flops: operations a second that make an mfu of 1.
+          dataset: the remaining steps' batches, distributed.
+          peak_flops: operations a second that make an mfu of 1, of all devices together.
         """
         super().__init__(dataset, orbit.StandardTrainerOptions(use_tf_while_loop=True))
+        self._strategy = strategy
         self._model = model
-        self._sums = Sums("grad_norm", "steps", "input_wait")
+        self._sums = pretraining_sums("grad_norm", "steps")
+        self._input_wait = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="input_wait")
         self._peak_flops = peak_flops
 
     def train_loop_begin(self):
         self._sums.reset()
+        self._input_wait.assign(0.0)
         self._start = time.perf_counter()
 
     def train_step(self, iterator):
         start = tf.timestamp()
         with tf.control_dependencies([start]):
             batch = next(iterator)
-        with tf.control_dependencies(tf.nest.flatten(batch)):
-            input_wait = tf.timestamp() - start
-        self._sums.add({**self._model.gradient_step(batch), "input_wait": input_wait})
+        with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+            self._input_wait.assign_add(tf.timestamp() - start)
+        self._strategy.run(
+            lambda rows: self._sums.add(self._model.gradient_step(rows)), args=(batch,)
+        )
 
     def train_loop_end(self):
         sums = self._sums.numpy()
         seconds = time.perf_counter() - self._start
         config, optimizer = self._model.config, self._model.optimizer
-        steps = int(optimizer.iterations.value)
+        steps = int(optimizer.iterations.value.numpy())
         examples_so_far = steps * config.train_batch_size
         examples_per_second = float(sums["examples"]) / seconds
         return {
             **pretraining_metrics(sums, config, is_evaluation=False),
             # The rate of the last update, which was made one step ago.
             "learning_rate": float(optimizer._learning_rate(steps - 1)),
-            "grad_norm": float(sums["grad_norm"] / sums["steps"]),
+            "grad_norm": float(sums["grad_norm"] / sums["steps"]),  # Of each replica the same.
             "examples_per_second": examples_per_second,
             "tokens_per_second": float(sums["tokens"]) / seconds,
             "mfu": examples_per_second * pretraining_flops(config) / self._peak_flops,
-            "input_wait": float(sums["input_wait"]) / seconds,
+            "input_wait": float(self._input_wait.numpy()) / seconds,
             "flops": float(pretraining_flops(config) * examples_so_far),
             "flops_google2020": float(pretraining_flops_google2020(config) * examples_so_far),
         }
@@ -119,39 +139,44 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
     balance of the two networks.
     """
 
-    def __init__(self, model, dataset, vocab, token_counts):
-        """Makes the evaluator.
+    def __init__(self, strategy, model, dataset, examples, vocab, token_counts):
+        """Makes the evaluator, in the strategy's scope.
 
         Args:
+          strategy: `tf.distribute.Strategy`.
           model: `ElectraPretrainer`.
-          dataset: `tf.data.Dataset` of batches.
+          dataset: batches, distributed: each replica in turn gets a whole one.
+          examples: a batch for the page of examples.
           vocab: list of str.
           token_counts: how often each token stands in the training text, array [vocab_size].
         """
         super().__init__(dataset)
-        self._model, self._vocab, self._token_counts = model, vocab, token_counts
-        self._sums = Sums()
-        self._by_token = {
-            name: tf.Variable(tf.zeros(len(vocab), tf.float64), trainable=False, name=name)
-            for name in ("masked", "masked_lm_correct", "disc_correct")
-        }
-        self._batch = tf.Variable(0, trainable=False, name="evaluation_batch")
-        self._examples = next(iter(dataset))
+        self._strategy, self._model = strategy, model
+        self._examples, self._vocab, self._token_counts = examples, vocab, token_counts
+        self._sums = pretraining_sums()
+        self._by_token = Sums(
+            {name: (len(vocab),) for name in ("masked", "masked_lm_correct", "disc_correct")}
+        )
+        self._round = tf.Variable(0, trainable=False, name="evaluation_round")
         self._is_first = True
 
     def eval_begin(self):
         self._sums.reset()
-        for variable in self._by_token.values():
-            variable.assign(tf.zeros_like(variable))
-        self._batch.assign(0)
+        self._by_token.reset()
+        self._round.assign(0)
         self._start = time.perf_counter()
 
     def eval_step(self, iterator):
-        batch = next(iterator)
-        outputs = self._model(batch, training=False, step=self._batch)
+        self._strategy.run(self._add_batch, args=(next(iterator),))
+        self._round.assign_add(1)
+
+    def _add_batch(self, batch):
+        replica = tf.distribute.get_replica_context()
+        replica_id = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+        number = self._round * replica.num_replicas_in_sync + replica_id
+        outputs = self._model(batch, training=False, step=number)
         self._sums.add(self._model.statistics(batch, outputs))
         self._add_by_token(outputs)
-        self._batch.assign_add(1)
 
     def _add_by_token(self, outputs):
         """Sums what both networks got right at the hidden positions, by the true token."""
@@ -164,11 +189,14 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
             "disc_correct": masking.gather_positions(disc_correct, masked.positions),
         }
         ids, weights = tf.reshape(masked.ids, [-1]), tf.cast(masked.weights, tf.float64)
-        for name, value in values.items():
-            counted = tf.reshape(tf.cast(value, tf.float64) * weights, [-1])
-            self._by_token[name].assign_add(
-                tf.math.unsorted_segment_sum(counted, ids, len(self._vocab))
-            )
+        self._by_token.add(
+            {
+                name: tf.math.unsorted_segment_sum(
+                    tf.reshape(tf.cast(value, tf.float64) * weights, [-1]), ids, len(self._vocab)
+                )
+                for name, value in values.items()
+            }
+        )
 
     def eval_end(self):
         sums = self._sums.numpy()
@@ -188,8 +216,7 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
             tensorboard.write_balance_layout()
             self._is_first = False
         tensorboard.write_balance(metrics, config.gen_weight, step)
-        by_token = {name: variable.numpy() for name, variable in self._by_token.items()}
-        bins = tensorboard.accuracy_by_frequency(by_token, self._token_counts)
+        bins = tensorboard.accuracy_by_frequency(self._by_token.numpy(), self._token_counts)
         tensorboard.write_accuracy_by_frequency(bins, step)
         # About 512 tokens make a page.
         num_examples = max(1, 512 // config.max_seq_length)

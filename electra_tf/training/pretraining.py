@@ -7,7 +7,7 @@ from absl import logging
 
 from electra_tf import records
 from electra_tf.configs import RUN_KEYS
-from electra_tf.errors import UserError
+from electra_tf.errors import RunStopped, UserError, WorkerLost
 from electra_tf.interop import huggingface
 from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
@@ -16,6 +16,8 @@ from electra_tf.training import flops
 from electra_tf.training.health import HealthMonitor
 from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
 from electra_tf.training.run_folder import RunFolder, save_checkpoint
+from electra_tf.training.stopping import StopRequest
+from electra_tf.training.strategies import any_worker, is_chief, lost_worker
 
 # What makes two networks' weights exchangeable; that of dropout and initialization does not.
 _ARCHITECTURE_KEYS = (
@@ -38,6 +40,7 @@ def pretrain(
     output_dir,
     eval_data=None,
     init_from=None,
+    strategy=None,
     jit_compile=False,
     skip_corrupt=False,
     on_start=None,
@@ -59,6 +62,8 @@ def pretrain(
       output_dir: run folder.
       init_from: folder with `discriminator/` and `generator/` whose weights a new run begins with;
         None for random ones.
+      strategy: `tf.distribute.Strategy`, None for one device. In a run of several workers each one
+        calls this with the same arguments, and the chief alone writes the folder.
       jit_compile: whether XLA compiles the gradients.
       skip_corrupt: leave out unreadable records instead of stopping.
       on_start: function of the step that the run begins or goes on at.
@@ -69,7 +74,11 @@ def pretrain(
 
     Raises:
       UserError: data, vocabulary, configuration or folder do not fit together.
+      RunStopped: SIGTERM or Ctrl-C came; a checkpoint is saved.
+      WorkerLost: another worker is gone.
     """
+    strategy = strategy or tf.distribute.get_strategy()
+    check_divisible(config, strategy)
     batches = _open(
         config, tokenizer, train_data, "--train_data", skip_corrupt, config.train_batch_size
     )
@@ -87,11 +96,13 @@ def pretrain(
     }
     if init_from:
         check_models(config, tokenizer, init_from)
-    run = RunFolder(output_dir, config, data, RUN_KEYS)
+    run = RunFolder(output_dir, config, data, RUN_KEYS, is_writer=is_chief(strategy))
 
     keras.utils.set_random_seed(config.seed)
-    model = ElectraPretrainer(config, tokenizer.mask_id, tokenizer.special_ids)
-    model.compile(create_optimizer(config), jit_compile=jit_compile)
+    with strategy.scope():
+        model = ElectraPretrainer(config, tokenizer.mask_id, tokenizer.special_ids)
+        model.compile(create_optimizer(config), jit_compile=jit_compile)
+    # Outside of the scope: the checkpoint's own counter is no variable of the workers' together.
     checkpoint = tf.train.Checkpoint(variables=checkpoint_variables(model))
     manager = tf.train.CheckpointManager(
         checkpoint, run.join("checkpoints"), max_to_keep=config.keep_checkpoint_max
@@ -104,9 +115,21 @@ def pretrain(
         on_start(first_step)
     if first_step < config.num_train_steps:
         _train(
-            config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress
-        )
+            config, tokenizer, strategy, model, batches, eval_batches, run, manager, first_step,
+            on_progress,
+        )  # fmt: skip
     return model
+
+
+def check_divisible(config, strategy):
+    """Refuses a batch that replicas and micro-batches cannot share evenly."""
+    num_parts = strategy.num_replicas_in_sync * config.gradient_accumulation_steps
+    if config.train_batch_size % num_parts:
+        raise UserError(
+            f"train_batch_size={config.train_batch_size} is no multiple of {num_parts}, which is "
+            f"{strategy.num_replicas_in_sync} replicas times gradient_accumulation_steps="
+            f"{config.gradient_accumulation_steps}; choose one that is"
+        )
 
 
 def _open(config, tokenizer, pattern, flag, skip_corrupt, batch_size):
@@ -143,12 +166,14 @@ def _restore(checkpoint, manager, model):
             f"{path}: cannot restore the checkpoint ({str(error).splitlines()[0]}); remove it to go "
             "on from the one before"
         ) from None
-    step = int(model.optimizer.iterations.value)
+    step = int(model.optimizer.iterations.value.numpy())
     logging.info("resumed at step %d", step)
     return step
 
 
-def _train(config, tokenizer, model, batches, eval_batches, run, manager, first_step, on_progress):
+def _train(
+    config, tokenizer, strategy, model, batches, eval_batches, run, manager, first_step, on_progress
+):
     peak_flops = config.peak_tflops * 1e12 or flops.measure_peak_flops(config.mixed_precision)
     logging.info("%s", flops.describe_cost(config, peak_flops))
     num_counted = max(1, _COUNTED_EXAMPLES // config.train_batch_size)
@@ -157,57 +182,100 @@ def _train(config, tokenizer, model, batches, eval_batches, run, manager, first_
     token_counts[tokenizer.pad_id] = 0
     health = HealthMonitor(config, has_eval_data=bool(eval_batches))
     health.before_training(batches.num_examples, padding_rate)
-    trainer = PretrainingTrainer(
-        model, batches.training(config.seed, first_step, config.num_train_steps), peak_flops
+    dataset = _distribute(
+        strategy, batches.training, config.seed, first_step, config.num_train_steps
     )
     evaluator = None
-    if eval_batches:
-        evaluator = PretrainingEvaluator(
-            model, eval_batches.evaluation(config.num_eval_steps), tokenizer.vocab, token_counts
-        )
+    with strategy.scope():
+        trainer = PretrainingTrainer(strategy, model, dataset, peak_flops)
+        if eval_batches:
+            evaluator = PretrainingEvaluator(
+                strategy,
+                model,
+                _distribute(strategy, eval_batches.evaluation, config.num_eval_steps),
+                next(iter(eval_batches.evaluation(1))),
+                tokenizer.vocab,
+                token_counts,
+            )
+
+    stop = StopRequest()
 
     def write_training_metrics(metrics):
-        step = int(model.optimizer.iterations.value)
+        step = int(model.optimizer.iterations.value.numpy())
         run.write_metrics(step, "train", metrics)
         health.after_training(step, metrics)
         if on_progress:
             epochs = config.train_batch_size / batches.num_examples
             on_progress(step, metrics, step * epochs, config.num_train_steps * epochs)
+        if any_worker(strategy, stop.is_set):
+            stop.is_agreed = True
+            if step != next_stop(config, step - 1):  # Else what is due comes first.
+                raise RunStopped
 
     def write_eval_metrics(metrics):
-        step = int(model.optimizer.iterations.value)
+        step = int(model.optimizer.iterations.value.numpy())
         run.write_metrics(step, "eval", metrics)
         health.after_evaluation(step, metrics)
 
+    is_writer = is_chief(strategy)
     controller = orbit.Controller(
+        strategy=strategy,
         global_step=model.optimizer.iterations.value,
         trainer=trainer,
         evaluator=evaluator,
         train_actions=[write_training_metrics],
         eval_actions=[write_eval_metrics],
         steps_per_loop=config.metrics_steps,
-        summary_dir=run.join("tensorboard", "train"),
-        eval_summary_dir=run.join("tensorboard", "eval"),
+        summary_dir=run.join("tensorboard", "train") if is_writer else None,
+        eval_summary_dir=run.join("tensorboard", "eval") if is_writer else None,
     )
     step = first_step
     try:
-        while step < config.num_train_steps:
-            step = next_stop(config, step)
-            controller.train(step)
-            is_last = step == config.num_train_steps
-            if eval_batches and (_divides(config.eval_steps, step) or is_last):
-                controller.evaluate()
-            if config.exports_encoder_at(step):
-                export_models(model, tokenizer, run.join("encoders", f"step-{step}"))
-            if is_last:
-                export_models(model, tokenizer, run.path)
-            if _divides(config.save_checkpoints_steps, step) or is_last:
-                save_checkpoint(manager, step)
-    except tf.errors.OpError:
-        for error in (batches.error, eval_batches and eval_batches.error):
-            if error:
-                raise error from None
+        with stop.listening():
+            while step < config.num_train_steps and not stop.is_agreed:
+                step = next_stop(config, step)
+                controller.train(step)
+                is_last = step == config.num_train_steps
+                if eval_batches and (_divides(config.eval_steps, step) or is_last):
+                    controller.evaluate()
+                if not is_writer:
+                    continue
+                if config.exports_encoder_at(step):
+                    export_models(model, tokenizer, run.join("encoders", f"step-{step}"))
+                if is_last:
+                    export_models(model, tokenizer, run.path)
+                if _divides(config.save_checkpoints_steps, step) or is_last or stop.is_agreed:
+                    save_checkpoint(manager, step)
+    except RunStopped:
+        step = int(model.optimizer.iterations.value.numpy())
+        if is_writer:
+            save_checkpoint(manager, step)
+    except tf.errors.OpError as error:
+        for cause in (batches.error, eval_batches and eval_batches.error):
+            if cause:
+                raise cause from None
+        worker = lost_worker(error)
+        if worker:
+            raise WorkerLost(
+                f"{worker} is gone; start all workers again, the run goes on from its checkpoint"
+            ) from error
         raise
+    if step < config.num_train_steps:
+        raise RunStopped(
+            f"saved at step {step:,} of {config.num_train_steps:,}; the same command goes on from there"
+        )
+
+
+def _distribute(strategy, read, *args):
+    """Lets each worker read the parts of its own replicas only."""
+
+    def read_parts(context):
+        num_parts = context.num_replicas_in_sync
+        size = num_parts // context.num_input_pipelines
+        first = context.input_pipeline_id * size
+        return read(*args, num_parts=num_parts, parts=range(first, first + size))
+
+    return strategy.distribute_datasets_from_function(read_parts)
 
 
 def _divides(interval, step):

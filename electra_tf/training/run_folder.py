@@ -17,7 +17,7 @@ CONFIG_FILE, DATA_FILE, METRICS_FILE = "config.yaml", "data.json", "metrics.json
 class RunFolder:
     """`config.yaml`, `data.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, models."""
 
-    def __init__(self, path, config, data, run_keys):
+    def __init__(self, path, config, data, run_keys, is_writer=True):
         """Opens a folder, or makes it.
 
         Args:
@@ -25,18 +25,20 @@ class RunFolder:
           config: dataclass that decides the run.
           data: dict that identifies the data.
           run_keys: names of configuration keys that may change between two starts.
+          is_writer: whether this process writes; other workers only read.
 
         Raises:
           UserError: the folder belongs to a run of another configuration or other data.
         """
-        self.path = path
+        self.path, self._is_writer = path, is_writer
         values = dataclasses.asdict(config)
         before = self._read_config()
         if before is not None:
             self._refuse_others(before, values, run_keys, CONFIG_FILE)
             self._refuse_others(self._read_data(), data, (), DATA_FILE)
-        files.write_json(self.join(DATA_FILE), data)
-        files.write(self.join(CONFIG_FILE), yaml.safe_dump(values, sort_keys=False))
+        if is_writer:
+            files.write_json(self.join(DATA_FILE), data)
+            files.write(self.join(CONFIG_FILE), yaml.safe_dump(values, sort_keys=False))
 
     def join(self, *names):
         """Path of something in the folder."""
@@ -74,7 +76,7 @@ class RunFolder:
     def cut_metrics(self, step):
         """Drops the lines of `metrics.jsonl` after a step, and a last one that was half written."""
         path = self.join(METRICS_FILE)
-        if not tf.io.gfile.exists(path):
+        if not self._is_writer or not tf.io.gfile.exists(path):
             return
         kept = []
         with tf.io.gfile.GFile(path) as f:
@@ -89,6 +91,8 @@ class RunFolder:
 
     def write_metrics(self, step, split, metrics):
         """Appends a line to `metrics.jsonl`; what is not finite is written as null."""
+        if not self._is_writer:
+            return
         line = {"step": step, "split": split}
         for name, value in metrics.items():
             line[name] = value if math.isfinite(value) else None
