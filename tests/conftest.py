@@ -9,6 +9,7 @@ import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from electra_tf.commands import build_pretraining_data, build_vocab  # noqa: E402
+from electra_tf.training.strategies import create_strategy  # noqa: E402
 
 # Two devices on any machine; before TensorFlow starts. One device's work stays on the first.
 tf.config.set_logical_device_configuration(
@@ -22,7 +23,7 @@ SHARED = pathlib.Path(__file__).parents[2] / "shared"
 @pytest.fixture(scope="session")
 def two_devices():
     """A strategy with two replicas on CPU devices."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return create_strategy("mirrored", num_virtual_devices=2)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Which devices a run uses, by `tf.distribute`. Nothing else in the package asks for their kind."""
 
+import functools
 import json
 import os
 import re
@@ -41,7 +42,7 @@ def create_strategy(name="auto", num_virtual_devices=0):
     if name == "tpu":
         return _tpu_strategy()
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy([device.name for device in _devices()])
+        return _mirrored_strategy(tuple(device.name for device in _devices()))
     return tf.distribute.get_strategy()
 
 
@@ -85,6 +86,12 @@ def _make_virtual_devices(number):
                 f"--num_virtual_devices={number}: TensorFlow has started with {len(_devices())} "
                 "device(s); set it before anything else runs"
             ) from None
+
+
+@functools.cache
+def _mirrored_strategy(devices):
+    """One for all runs of a process: two would number their collective operations alike."""
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _tpu_strategy():
