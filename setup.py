@@ -36,6 +36,7 @@ setup(
         "matplotlib",
         "numpy",
         "pillow",
+        "psutil",
         "pydantic>=2",
         "pyyaml",
         "rich",

@@ -97,8 +97,9 @@ class PretrainingConfig:
     weight_decay_rate: Annotated[float, Ge(0)] = 0.01
     clip_norm: Annotated[float, Gt(0)] = 1.0
     seed: CountOrZero = 42
-    mixed_precision: Literal["float32", "bfloat16"] = "float32"
-    gradient_accumulation_steps: PositiveInt = 1
+    mixed_precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_accumulation_steps: PositiveInt | Literal["auto"] = 1
+    max_skipped_steps: PositiveInt = 20
     fidelity: Literal["fixed", "google2020"] = "fixed"
 
     # What is written when; none of these changes the weights.
@@ -117,9 +118,10 @@ class PretrainingConfig:
                 f"max_seq_length={self.max_seq_length} exceeds max_position_embeddings="
                 f"{self.max_position_embeddings}; lower the one or raise the other"
             )
-        if self.train_batch_size % self.gradient_accumulation_steps:
+        num_parts = self.gradient_accumulation_steps
+        if num_parts != "auto" and self.train_batch_size % num_parts:
             raise UserError(
-                f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
+                f"gradient_accumulation_steps={num_parts} does not divide "
                 f"train_batch_size={self.train_batch_size}; choose a number that does"
             )
         if self.num_warmup_steps > self.num_train_steps:
@@ -178,6 +180,7 @@ class PretrainingConfig:
 RUN_KEYS = frozenset(
     {
         "gradient_accumulation_steps",
+        "max_skipped_steps",
         "steps_per_loop",
         "save_checkpoints_steps",
         "keep_checkpoint_max",

@@ -55,7 +55,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
     optimizer = AdamWeightDecay(LinearWarmupDecay(5e-4, 1000, 100), weight_decay_rate=0.01)
     ```
 
-    LayerNorm's parameters and biases are not decayed.
+    LayerNorm's parameters and biases are not decayed. A variable whose gradient is not finite keeps
+    its value and its moments, while the step counts; after `tf.clip_by_global_norm`, which makes all
+    gradients NaN where one of them is not finite, that goes for all variables.
     """
 
     def __init__(
@@ -99,14 +101,26 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         is off by 1.3e-5: more than what separates five steps of ours from the original's.
         """
         index = self._get_variable_index(variable)
-        learning_rate = tf.cast(learning_rate, variable.dtype)
         m, v = self._m[index], self._v[index]
-        self.assign(m, self.beta_1 * m + (1.0 - self.beta_1) * gradient)
-        self.assign(v, self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
+        # A step is skipped by scalars: to select among old and new values would cost three passes.
+        is_finite = tf.math.is_finite(tf.reshape(gradient, [-1])[0])
+        gradient = tf.where(is_finite, gradient, 0.0)
+
+        def if_finite(value, otherwise):
+            return tf.where(is_finite, tf.cast(value, gradient.dtype), otherwise)
+
+        self.assign(
+            m, if_finite(self.beta_1, 1.0) * m + if_finite(1.0 - self.beta_1, 0.0) * gradient
+        )
+        self.assign(
+            v,
+            if_finite(self.beta_2, 1.0) * v
+            + if_finite(1.0 - self.beta_2, 0.0) * tf.square(gradient),
+        )
         update = m / (tf.sqrt(v) + self.epsilon)
         if self._decays[index]:
             update += self.weight_decay_rate * variable
-        self.assign_sub(variable, learning_rate * update)
+        self.assign_sub(variable, if_finite(learning_rate, 0.0) * update)
 
     def get_config(self):
         return {
@@ -116,6 +130,57 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
         }
+
+
+class LossScale:
+    """What the loss is multiplied by so that small gradients survive float16, and skipped steps.
+
+    Under `float16` the scale is halved when gradients overflow, and doubled after `GROWTH_STEPS`
+    steps without (Micikevicius et al., 2018, section 3.2); other precisions need none. Belongs into
+    the strategy's scope.
+
+    Attributes:
+      value: float32 variable, a power of 2.
+      finite_in_a_row: int32 variable, steps since the scale has changed.
+      skipped_in_a_row: int32 variable, the latest steps whose gradients were not finite.
+    """
+
+    INITIAL, GROWTH_STEPS = 2.0**15, 2000
+
+    def __init__(self, mixed_precision):
+        """Makes the scale for one of the values of `mixed_precision`."""
+        self.is_dynamic = mixed_precision == "float16"
+        self.value = self._variable(self.INITIAL if self.is_dynamic else 1.0, tf.float32)
+        self.finite_in_a_row = self._variable(0, tf.int32)
+        self.skipped_in_a_row = self._variable(0, tf.int32)
+
+    def _variable(self, value, dtype):
+        # All replicas assign the same.
+        return tf.Variable(
+            value,
+            trainable=False,
+            dtype=dtype,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def scale(self, loss):
+        """The loss to differentiate."""
+        return loss * self.value if self.is_dynamic else loss
+
+    def unscale(self, gradients):
+        """The gradients of the loss itself, a list."""
+        return [g / self.value for g in gradients] if self.is_dynamic else gradients
+
+    def update(self, is_finite):
+        """Notes whether a step's gradients were finite, bool scalar."""
+        self.skipped_in_a_row.assign(tf.where(is_finite, 0, self.skipped_in_a_row + 1))
+        if not self.is_dynamic:
+            return
+        finite_in_a_row = tf.where(is_finite, self.finite_in_a_row + 1, 0)
+        grows = finite_in_a_row == self.GROWTH_STEPS
+        factor = tf.where(is_finite, tf.where(grows, 2.0, 1.0), 0.5)
+        self.value.assign(tf.maximum(self.value * factor, 1.0))
+        self.finite_in_a_row.assign(tf.where(grows, 0, finite_in_a_row))
 
 
 def reduce_and_clip(gradients, clip_norm, fidelity):
@@ -133,7 +198,8 @@ def reduce_and_clip(gradients, clip_norm, fidelity):
 
     Returns:
       `(gradients, norm)`: the same on every replica; the norm is that before clipping (under
-      `google2020` the mean of the replicas' norms).
+      `google2020` the mean of the replicas' norms). All NaN, and a norm that is not finite, where a
+      gradient is not.
     """
     replica = tf.distribute.get_replica_context()
 

@@ -78,6 +78,7 @@ def test_the_run_folder(finished):
         keys = {"step", "split", *METRICS, "examples_per_second", "tokens_per_second"}
         if line["split"] == "train":
             keys |= {"learning_rate", "grad_norm", "mfu", "input_wait", "flops", "flops_google2020"}
+            keys |= {"skipped_steps", "loss_scale"}
         assert set(line) == keys
     vocab_size = len((finished / "discriminator" / "vocab.txt").read_text().splitlines())
     assert f"vocab_size: {vocab_size}\n" in (finished / "config.yaml").read_text()

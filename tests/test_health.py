@@ -106,7 +106,7 @@ def test_a_slow_input_pipeline(text, tmp_path, caplog, monkeypatch):
     read = records.RecordReader.read
 
     def read_slowly(self, numbers):
-        time.sleep(0.2)
+        time.sleep(0.5)
         return read(self, numbers)
 
     monkeypatch.setattr(records.RecordReader, "read", read_slowly)
@@ -128,6 +128,7 @@ def healthy(step=200_000, **changed):
     metrics = {
         "loss": 8.0, "grad_norm": 0.5, "disc_loss": 0.13, "disc_accuracy": 0.955,
         "replaced_rate": 0.06, "sampled_masked_lm_accuracy": 0.6, "masked_lm_accuracy": 0.7,
+        "skipped_steps": 0, "loss_scale": 1.0,
     }  # fmt: skip
     return CONFIG, step, {**metrics, **changed}
 
@@ -139,6 +140,9 @@ def test_healthy_figures_are_left_alone():
     assert health.idle_discriminator(*healthy(disc_accuracy=0.94, disc_loss=0.2)) is None
     # Nothing hidden in a stretch of steps: no loss of the generator, and no harm.
     assert health.loss_not_finite(*healthy(loss=math.nan)) is None
+    # float16 looks for its scale.
+    assert health.loss_not_finite(*healthy(skipped_steps=1, loss_scale=2.0)) is None
+    assert health.loss_not_finite(*healthy(skipped_steps=1)) is not None
     assert health.slow_input(0.19) is None
     assert health.wasted_padding(CONFIG, 0.2) is None
     # 1,000,000 steps of 128 examples on WikiBooks' 26 million examples of 128 tokens.

@@ -127,6 +127,26 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert train(make(dataclasses.replace(CONFIG, seed=43)), 1) != train(make(), 1)
 
 
+@pytest.mark.parametrize(
+    "num_parts", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["whole", "micro_batches"]
+)
+@pytest.mark.parametrize(
+    "mixed_precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)]
+)
+def test_the_whole_step_compiles(num_parts, mixed_precision):
+    """As a TPU asks for: masks, both networks, clipping and the update in one XLA program."""
+    config = dataclasses.replace(
+        CONFIG, gradient_accumulation_steps=num_parts, mixed_precision=mixed_precision
+    )
+    losses = []
+    for jit_compile in (False, True):
+        model = make(config)
+        step = tf.function(model.gradient_step, jit_compile=jit_compile)
+        losses.append([float(model.losses_of(step(batch_of(i)))[0]) for i in range(4)])
+    np.testing.assert_allclose(*losses, rtol={"float32": 1e-4, "float16": 0.02}[mixed_precision])
+    assert int(model.optimizer.iterations.value.numpy()) == 4
+
+
 def test_xla_gives_the_same_losses():
     np.testing.assert_allclose(train(make(jit_compile=True), 20), train(make(), 20), rtol=1e-4)
 

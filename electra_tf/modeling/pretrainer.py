@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from electra_tf import masking, randomness
 from electra_tf.modeling.electra import Discriminator, Generator
-from electra_tf.optimization import reduce_and_clip
+from electra_tf.optimization import LossScale, reduce_and_clip
 
 AUC_BINS = 4096
 
@@ -79,7 +79,11 @@ class ElectraPretrainer(keras.Model):
         self.config = config
         self.mask_id = mask_id
         self.special_ids = tuple(special_ids)
-        dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.mixed_precision]
+        dtype = {
+            "float32": "float32",
+            "bfloat16": "mixed_bfloat16",
+            "float16": "mixed_float16",
+        }[config.mixed_precision]
         self.discriminator = Discriminator(config.discriminator_config(), dtype=dtype)
         self.generator = Generator(
             config.generator_config(), embeddings=self.discriminator.embeddings, dtype=dtype
@@ -93,6 +97,7 @@ class ElectraPretrainer(keras.Model):
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.optimizer.build(self.trainable_variables)
+        self.loss_scale = LossScale(self.config.mixed_precision)
         self._compute_gradients = self.compute_gradients
         if jit_compile:
             self._compute_gradients = tf.function(self.compute_gradients, jit_compile=True)
@@ -276,12 +281,13 @@ class ElectraPretrainer(keras.Model):
           totals: what `losses_of` divides by.
 
         Returns:
-          `(gradients, statistics)`: a list like `trainable_variables`, and `statistics`.
+          `(gradients, statistics)`: those of the loss times `loss_scale`, a list like
+          `trainable_variables`, and `statistics`.
         """
         with tf.GradientTape() as tape:
             outputs = self(batch, training=True, step=step, part=part)
             statistics = self.statistics(batch, outputs)
-            loss, _, _ = self.losses_of(statistics, totals)
+            loss = self.loss_scale.scale(self.losses_of(statistics, totals)[0])
         variables = [variable.value for variable in self.trainable_variables]
         gradients = tape.gradient(loss, variables)
         return [tf.convert_to_tensor(g) for g in gradients], statistics
@@ -294,7 +300,8 @@ class ElectraPretrainer(keras.Model):
             `gradient_accumulation_steps`.
 
         Returns:
-          `statistics` of the rows, with `grad_norm` before clipping and `steps` 1.
+          `statistics` of the rows, with `grad_norm` before clipping, and `skipped_steps`: 1 where
+          gradients were not finite, so that no weight has changed, else 0.
         """
         config, replica = self.config, tf.distribute.get_replica_context()
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
@@ -303,9 +310,16 @@ class ElectraPretrainer(keras.Model):
             gradients, statistics = self._compute_gradients(batch, step)
         else:
             gradients, statistics = self._accumulate_gradients(batch, step, replica, num_parts)
+        gradients = self.loss_scale.unscale(gradients)
         gradients, norm = reduce_and_clip(gradients, config.clip_norm, config.fidelity)
         self.optimizer.apply(gradients, self.trainable_variables)
-        return {**statistics, "grad_norm": norm, "steps": tf.constant(1.0)}
+        is_finite = tf.math.is_finite(norm)
+        self.loss_scale.update(is_finite)
+        return {
+            **statistics,
+            "grad_norm": norm,
+            "skipped_steps": tf.cast(tf.logical_not(is_finite), tf.float32),
+        }
 
     def _accumulate_gradients(self, batch, step, replica, num_parts):
         """Sums gradients and statistics over micro-batches, one after the other."""

@@ -4,8 +4,6 @@ Each check looks at figures and returns a sentence (what, the figure, the remedy
 thresholds are meant to leave healthy runs alone: a warning that comes always is not read.
 """
 
-import math
-
 from absl import logging
 
 from electra_tf.training.metrics import majority_baseline, ratio
@@ -36,15 +34,16 @@ def repeated_corpus(config, num_train_examples):
 
 
 def loss_not_finite(config, step, metrics):
-    """A loss or gradient is not a number."""
-    # Without a hidden token in all the steps the generator's loss is undefined, not wrong.
-    if math.isfinite(metrics["grad_norm"]) and math.isfinite(metrics["disc_loss"]):
+    """Gradients are not finite. Under float16 that is usual while a loss scale is looked for."""
+    skipped = metrics["skipped_steps"]
+    if not skipped or metrics["loss_scale"] > 1.0:
         return None
-    said = ", ".join(f"{name} {metrics[name]}" for name in ("loss", "grad_norm"))
     return (
-        f"the loss is not finite ({said}), and the weights are lost; lower learning_rate "
-        f"(now {config.learning_rate:g}) or raise num_warmup_steps (now {config.num_warmup_steps:,}), "
-        "and start again in another --output_dir"
+        f"the loss or its gradients are not finite: {skipped} step(s) skipped since the last line of "
+        f"metrics (loss {metrics['loss']:g}, grad_norm {metrics['grad_norm']:g} of the others); "
+        f"lower learning_rate (now {config.learning_rate:g}) or raise num_warmup_steps (now "
+        f"{config.num_warmup_steps:,}); after {config.max_skipped_steps} in a row "
+        "(max_skipped_steps) the run stops"
     )
 
 
@@ -122,14 +121,16 @@ def _disc_loss_share(metrics):
 class HealthMonitor:
     """Warns of each trouble once."""
 
-    def __init__(self, config, has_eval_data):
+    def __init__(self, config, num_train_examples, has_eval_data):
         """Makes the monitor.
 
         Args:
           config: `configs.PretrainingConfig`.
+          num_train_examples: int.
           has_eval_data: whether the networks can be judged on held-out text.
         """
         self._config = config
+        self.num_train_examples = num_train_examples
         self._training_checks = [loss_not_finite]
         self._evaluation_checks = [generator_ahead, idle_discriminator]
         if not has_eval_data:
@@ -137,9 +138,9 @@ class HealthMonitor:
         self._warned = set()
         self._input_waits = []
 
-    def before_training(self, num_train_examples, padding_rate):
+    def before_training(self, padding_rate):
         """Looks at the data and the schedule."""
-        self._warn(repeated_corpus, repeated_corpus(self._config, num_train_examples))
+        self._warn(repeated_corpus, repeated_corpus(self._config, self.num_train_examples))
         self._warn(wasted_padding, wasted_padding(self._config, padding_rate))
 
     def after_training(self, step, metrics):

@@ -12,7 +12,7 @@ from electra_tf.modeling.pretrainer import AUC_BINS
 from electra_tf.training import tensorboard
 from electra_tf.training.examples import view_examples
 from electra_tf.training.flops import pretraining_flops, pretraining_flops_google2020
-from electra_tf.training.metrics import pretraining_metrics
+from electra_tf.training.metrics import pretraining_metrics, ratio
 
 # Orbit prints each loop's output; it would break the progress bar, which says the same.
 orbit_controller._log = lambda message: None
@@ -92,7 +92,7 @@ class PretrainingTrainer(orbit.StandardTrainer):
         super().__init__(dataset, orbit.StandardTrainerOptions(use_tf_while_loop=True))
         self._strategy = strategy
         self._model = model
-        self._sums = pretraining_sums("grad_norm", "steps")
+        self._sums = pretraining_sums("grad_norm", "steps", "skipped_steps")
         self._input_wait = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="input_wait")
         self._peak_flops = peak_flops
 
@@ -107,9 +107,18 @@ class PretrainingTrainer(orbit.StandardTrainer):
             batch = next(iterator)
         with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
             self._input_wait.assign_add(tf.timestamp() - start)
-        self._strategy.run(
-            lambda rows: self._sums.add(self._model.gradient_step(rows)), args=(batch,)
-        )
+        self._strategy.run(self._train_rows, args=(batch,))
+
+    def _train_rows(self, rows):
+        statistics = self._model.gradient_step(rows)
+        skipped = statistics.pop("skipped_steps")
+        statistics["steps"] = tf.constant(1.0)
+        # Of a skipped step nothing counts: its losses may be NaN.
+        statistics = {
+            name: tf.math.multiply_no_nan(value, 1.0 - skipped)
+            for name, value in statistics.items()
+        }
+        self._sums.add({**statistics, "skipped_steps": skipped})
 
     def train_loop_end(self):
         sums = self._sums.numpy()
@@ -122,7 +131,9 @@ class PretrainingTrainer(orbit.StandardTrainer):
             **pretraining_metrics(sums, config, is_evaluation=False),
             # The rate of the last update, which was made one step ago.
             "learning_rate": float(optimizer._learning_rate(steps - 1)),
-            "grad_norm": float(sums["grad_norm"] / sums["steps"]),  # Of each replica the same.
+            "grad_norm": ratio(sums["grad_norm"], sums["steps"]),  # Of each replica the same.
+            "skipped_steps": int(sums["skipped_steps"]) // self._strategy.num_replicas_in_sync,
+            "loss_scale": float(self._model.loss_scale.value.numpy()),
             "examples_per_second": examples_per_second,
             "tokens_per_second": float(sums["tokens"]) / seconds,
             "mfu": examples_per_second * pretraining_flops(config) / self._peak_flops,

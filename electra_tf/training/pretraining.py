@@ -1,5 +1,7 @@
 """A pre-training run from records to models, resumable at every moment."""
 
+import dataclasses
+
 import keras
 import orbit
 import tensorflow as tf
@@ -15,7 +17,13 @@ from electra_tf.tokenization import read_vocab, vocab_sha256
 from electra_tf.training import flops
 from electra_tf.training.health import HealthMonitor
 from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
-from electra_tf.training.run_folder import RunFolder, save_checkpoint
+from electra_tf.training.memory import choose_micro_batches, is_out_of_memory
+from electra_tf.training.run_folder import (
+    RunFolder,
+    create_checkpoint_manager,
+    save_checkpoint,
+    saved_checkpoints,
+)
 from electra_tf.training.stopping import StopRequest
 from electra_tf.training.strategies import any_worker, is_chief, lost_worker
 
@@ -30,6 +38,8 @@ _ARCHITECTURE_KEYS = (
     "max_position_embeddings",
     "type_vocab_size",
 )
+# What TensorFlow raises for a checkpoint that is damaged, or of other variables.
+_UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError)
 _COUNTED_EXAMPLES = 8192  # Training examples whose tokens tell which ones are frequent.
 
 
@@ -102,10 +112,14 @@ def pretrain(
     with strategy.scope():
         model = ElectraPretrainer(config, tokenizer.mask_id, tokenizer.special_ids)
         model.compile(create_optimizer(config), jit_compile=jit_compile)
-    # Outside of the scope: the checkpoint's own counter is no variable of the workers' together.
-    checkpoint = tf.train.Checkpoint(variables=checkpoint_variables(model))
-    manager = tf.train.CheckpointManager(
-        checkpoint, run.join("checkpoints"), max_to_keep=config.keep_checkpoint_max
+    # Outside of the scope: these and the checkpoint's own counter are no variables of the workers'
+    # together.
+    num_parts = tf.Variable(0, trainable=False, name="gradient_accumulation_steps")
+    checkpoint = tf.train.Checkpoint(
+        variables={**checkpoint_variables(model), "gradient_accumulation_steps": num_parts}
+    )
+    manager = create_checkpoint_manager(
+        checkpoint, run.join("checkpoints"), config.keep_checkpoint_max
     )
     first_step = _restore(checkpoint, manager, model)
     if init_from and first_step == 0:
@@ -114,22 +128,34 @@ def pretrain(
     if on_start:
         on_start(first_step)
     if first_step < config.num_train_steps:
-        _train(
-            config, tokenizer, strategy, model, batches, eval_batches, run, manager, first_step,
-            on_progress,
-        )  # fmt: skip
+        config = model.config = _with_micro_batches(config, num_parts, model, strategy)
+        _train(config, tokenizer, strategy, model, batches, eval_batches, run, manager, on_progress)
     return model
 
 
 def check_divisible(config, strategy):
     """Refuses a batch that replicas and micro-batches cannot share evenly."""
-    num_parts = strategy.num_replicas_in_sync * config.gradient_accumulation_steps
-    if config.train_batch_size % num_parts:
+    num_replicas, num_parts = strategy.num_replicas_in_sync, config.gradient_accumulation_steps
+    if num_parts == "auto":
+        num_parts = 1
+    if config.train_batch_size % (num_replicas * num_parts):
         raise UserError(
-            f"train_batch_size={config.train_batch_size} is no multiple of {num_parts}, which is "
-            f"{strategy.num_replicas_in_sync} replicas times gradient_accumulation_steps="
-            f"{config.gradient_accumulation_steps}; choose one that is"
+            f"train_batch_size={config.train_batch_size} is no multiple of {num_replicas * num_parts}, "
+            f"which is {num_replicas} replicas times gradient_accumulation_steps={num_parts}; choose "
+            "one that is"
         )
+
+
+def _with_micro_batches(config, num_parts, model, strategy):
+    """Replaces `auto`: by what this run had before, so that it goes on to the same bits, or measured."""
+    number = config.gradient_accumulation_steps
+    if number == "auto":
+        number = int(num_parts.numpy())
+        rows = config.train_batch_size // strategy.num_replicas_in_sync
+        if number == 0 or rows % number:
+            number = choose_micro_batches(model, strategy, config.train_batch_size)
+    num_parts.assign(number)
+    return dataclasses.replace(config, gradient_accumulation_steps=number)
 
 
 def _open(config, tokenizer, pattern, flag, skip_corrupt, batch_size):
@@ -147,7 +173,12 @@ def checkpoint_variables(model):
     for network in (model.discriminator, model.generator):
         for name, (variable, _) in huggingface.model_tensors(network).items():
             names.setdefault(id(variable), f"{network.name}/{name}")
-    variables = {"step": model.optimizer.iterations.value}
+    variables = {
+        "step": model.optimizer.iterations.value,
+        "loss_scale": model.loss_scale.value,
+        "finite_in_a_row": model.loss_scale.finite_in_a_row,
+        "skipped_in_a_row": model.loss_scale.skipped_in_a_row,
+    }
     for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
         name = names[id(variable)]
         variables |= {name: variable.value, f"{name}/adam_m": m.value, f"{name}/adam_v": v.value}
@@ -155,33 +186,157 @@ def checkpoint_variables(model):
 
 
 def _restore(checkpoint, manager, model):
-    """Restores the latest checkpoint, if any; returns the step to go on at."""
-    path = manager.latest_checkpoint
-    if path is None:
-        return 0
-    try:
-        checkpoint.restore(path).assert_consumed()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    """Restores the newest checkpoint that can be read, if any; returns the step to go on at."""
+    unreadable = []
+    for path in reversed(saved_checkpoints(manager)):
+        try:
+            checkpoint.restore(path).assert_consumed()
+        except _UNREADABLE as error:
+            unreadable.append(f"{path}: cannot restore the checkpoint ({_first_line(error)})")
+            continue
+        step = int(model.optimizer.iterations.value.numpy())
+        if unreadable:
+            logging.warning("%s; going on from the one of step %d", "; ".join(unreadable), step)
+        logging.info("resumed at step %d", step)
+        return step
+    if unreadable:
         raise UserError(
-            f"{path}: cannot restore the checkpoint ({str(error).splitlines()[0]}); remove it to go "
-            "on from the one before"
-        ) from None
-    step = int(model.optimizer.iterations.value.numpy())
-    logging.info("resumed at step %d", step)
-    return step
+            f"{'; '.join(unreadable)}; none is left to go on from: choose another --output_dir to "
+            "start anew"
+        )
+    return 0
 
 
-def _train(
-    config, tokenizer, strategy, model, batches, eval_batches, run, manager, first_step, on_progress
-):
+class _Training:
+    """The steps of a run from one checkpoint's to the last, with all that happens between them."""
+
+    def __init__(self, config, tokenizer, strategy, model, run, manager, health, on_progress):
+        self._config, self._tokenizer, self._strategy = config, tokenizer, strategy
+        self._model, self._run, self._manager, self._health = model, run, manager, health
+        self._on_progress = on_progress
+        self._is_writer = is_chief(strategy)
+        self._stop = StopRequest()
+        self._phase = "training"
+
+    @property
+    def _step(self):
+        return int(self._model.optimizer.iterations.value.numpy())
+
+    def run(self, trainer, evaluator):
+        """Trains to the last step, or until asked to stop; raises what `pretrain` does."""
+        config, run = self._config, self._run
+        controller = orbit.Controller(
+            strategy=self._strategy,
+            global_step=self._model.optimizer.iterations.value,
+            trainer=trainer,
+            evaluator=evaluator,
+            train_actions=[self._after_training],
+            eval_actions=[self._after_evaluation],
+            steps_per_loop=config.metrics_steps,
+            summary_dir=run.join("tensorboard", "train") if self._is_writer else None,
+            eval_summary_dir=run.join("tensorboard", "eval") if self._is_writer else None,
+        )
+        try:
+            with self._stop.listening():
+                while self._step < config.num_train_steps and not self._stop.is_agreed:
+                    self._phase = "training"
+                    controller.train(next_stop(config, self._step))
+                    self._at_a_stop(controller)
+        except RunStopped:
+            self._save()
+        except tf.errors.OpError as error:
+            if is_out_of_memory(error):
+                raise UserError(self._out_of_memory()) from None
+            raise
+        if self._step < config.num_train_steps:
+            raise RunStopped(
+                f"saved at step {self._step:,} of {config.num_train_steps:,}; the same command goes "
+                "on from there"
+            )
+
+    def _after_training(self, metrics):
+        config, step = self._config, self._step
+        self._run.write_metrics(step, "train", metrics)
+        self._health.after_training(step, metrics)
+        if self._on_progress:
+            epochs = config.train_batch_size / self._health.num_train_examples
+            self._on_progress(step, metrics, step * epochs, config.num_train_steps * epochs)
+        self._refuse_to_skip_on(step)
+        if any_worker(self._strategy, self._stop.is_set):
+            self._stop.is_agreed = True
+            if step != next_stop(config, step - 1):  # Else what is due comes first.
+                raise RunStopped
+
+    def _after_evaluation(self, metrics):
+        self._run.write_metrics(self._step, "eval", metrics)
+        self._health.after_evaluation(self._step, metrics)
+
+    def _at_a_stop(self, controller):
+        """Evaluation, export and checkpoint, each where it is due."""
+        config, run, step = self._config, self._run, self._step
+        is_last = step == config.num_train_steps
+        if controller.evaluator and (_divides(config.eval_steps, step) or is_last):
+            self._phase = "evaluation"
+            controller.evaluate()
+        if config.exports_encoder_at(step):
+            self._export(run.join("encoders", f"step-{step}"))
+        if is_last:
+            self._export(run.path)
+        # A checkpoint while steps are skipped may be one of broken weights, in a good one's place.
+        is_due = _divides(config.save_checkpoints_steps, step) and not self._num_skipped
+        if is_due or is_last or self._stop.is_agreed:
+            self._save()
+
+    def _export(self, folder):
+        if self._is_writer:
+            export_models(self._model, self._tokenizer, folder)
+
+    def _save(self):
+        if self._is_writer:
+            save_checkpoint(self._manager, self._step)
+
+    @property
+    def _num_skipped(self):
+        return int(self._model.loss_scale.skipped_in_a_row.numpy())
+
+    def _refuse_to_skip_on(self, step):
+        config = self._config
+        if self._num_skipped < config.max_skipped_steps:
+            return
+        saved = saved_checkpoints(self._manager)
+        raise UserError(
+            f"step {step:,}: the gradients of the last {self._num_skipped} steps were not finite "
+            f"(max_skipped_steps is {config.max_skipped_steps}), the last good checkpoint is "
+            f"{saved[-1] if saved else 'none'}; lower learning_rate (now {config.learning_rate:g}) or "
+            f"raise num_warmup_steps (now {config.num_warmup_steps:,}) in another --output_dir"
+        )
+
+    def _out_of_memory(self):
+        config = self._config
+        if self._phase == "evaluation":
+            return (
+                f"out of memory in evaluation; lower eval_batch_size (now {config.eval_batch_size})"
+            )
+        return (
+            "out of memory in training; raise gradient_accumulation_steps (now "
+            f"{config.gradient_accumulation_steps}; auto chooses by the memory), or lower "
+            f"train_batch_size (now {config.train_batch_size}) or max_seq_length (now "
+            f"{config.max_seq_length}), or set mixed_precision to bfloat16 (now "
+            f"{config.mixed_precision})"
+        )
+
+
+def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manager, on_progress):
+    """Makes what a run consists of, and runs it."""
     peak_flops = config.peak_tflops * 1e12 or flops.measure_peak_flops(config.mixed_precision)
     logging.info("%s", flops.describe_cost(config, peak_flops))
     num_counted = max(1, _COUNTED_EXAMPLES // config.train_batch_size)
     token_counts = batches.token_counts(tokenizer.vocab_size, num_counted)
     padding_rate = token_counts[tokenizer.pad_id] / token_counts.sum()
     token_counts[tokenizer.pad_id] = 0
-    health = HealthMonitor(config, has_eval_data=bool(eval_batches))
-    health.before_training(batches.num_examples, padding_rate)
+    health = HealthMonitor(config, batches.num_examples, has_eval_data=bool(eval_batches))
+    health.before_training(padding_rate)
+    first_step = int(model.optimizer.iterations.value.numpy())
     dataset = _distribute(
         strategy, batches.training, config.seed, first_step, config.num_train_steps
     )
@@ -197,59 +352,9 @@ def _train(
                 tokenizer.vocab,
                 token_counts,
             )
-
-    stop = StopRequest()
-
-    def write_training_metrics(metrics):
-        step = int(model.optimizer.iterations.value.numpy())
-        run.write_metrics(step, "train", metrics)
-        health.after_training(step, metrics)
-        if on_progress:
-            epochs = config.train_batch_size / batches.num_examples
-            on_progress(step, metrics, step * epochs, config.num_train_steps * epochs)
-        if any_worker(strategy, stop.is_set):
-            stop.is_agreed = True
-            if step != next_stop(config, step - 1):  # Else what is due comes first.
-                raise RunStopped
-
-    def write_eval_metrics(metrics):
-        step = int(model.optimizer.iterations.value.numpy())
-        run.write_metrics(step, "eval", metrics)
-        health.after_evaluation(step, metrics)
-
-    is_writer = is_chief(strategy)
-    controller = orbit.Controller(
-        strategy=strategy,
-        global_step=model.optimizer.iterations.value,
-        trainer=trainer,
-        evaluator=evaluator,
-        train_actions=[write_training_metrics],
-        eval_actions=[write_eval_metrics],
-        steps_per_loop=config.metrics_steps,
-        summary_dir=run.join("tensorboard", "train") if is_writer else None,
-        eval_summary_dir=run.join("tensorboard", "eval") if is_writer else None,
-    )
-    step = first_step
+    training = _Training(config, tokenizer, strategy, model, run, manager, health, on_progress)
     try:
-        with stop.listening():
-            while step < config.num_train_steps and not stop.is_agreed:
-                step = next_stop(config, step)
-                controller.train(step)
-                is_last = step == config.num_train_steps
-                if eval_batches and (_divides(config.eval_steps, step) or is_last):
-                    controller.evaluate()
-                if not is_writer:
-                    continue
-                if config.exports_encoder_at(step):
-                    export_models(model, tokenizer, run.join("encoders", f"step-{step}"))
-                if is_last:
-                    export_models(model, tokenizer, run.path)
-                if _divides(config.save_checkpoints_steps, step) or is_last or stop.is_agreed:
-                    save_checkpoint(manager, step)
-    except RunStopped:
-        step = int(model.optimizer.iterations.value.numpy())
-        if is_writer:
-            save_checkpoint(manager, step)
+        training.run(trainer, evaluator)
     except tf.errors.OpError as error:
         for cause in (batches.error, eval_batches and eval_batches.error):
             if cause:
@@ -260,10 +365,10 @@ def _train(
                 f"{worker} is gone; start all workers again, the run goes on from its checkpoint"
             ) from error
         raise
-    if step < config.num_train_steps:
-        raise RunStopped(
-            f"saved at step {step:,} of {config.num_train_steps:,}; the same command goes on from there"
-        )
+
+
+def _first_line(error):
+    return str(error).splitlines()[0]
 
 
 def _distribute(strategy, read, *args):

@@ -100,6 +100,31 @@ class RunFolder:
             f.write(json.dumps(line) + "\n")
 
 
+def create_checkpoint_manager(checkpoint, folder, max_to_keep):
+    """A `tf.train.CheckpointManager`, also where its state file holds nothing.
+
+    Args:
+      checkpoint: `tf.train.Checkpoint`.
+      folder: where checkpoints lie.
+      max_to_keep: int.
+    """
+    try:
+        return tf.train.CheckpointManager(checkpoint, folder, max_to_keep)
+    except ValueError:  # An empty file; the manager takes only an unreadable one for none.
+        files.remove(os.path.join(folder, "checkpoint"))
+        return tf.train.CheckpointManager(checkpoint, folder, max_to_keep)
+
+
+def saved_checkpoints(manager):
+    """Paths of the checkpoints there are, oldest first; one may be unreadable.
+
+    The files tell, since the manager's own list can be lost.
+    """
+    indices = tf.io.gfile.glob(os.path.join(manager.directory, "ckpt-*.index"))
+    paths = [path.removesuffix(".index") for path in indices]
+    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]))
+
+
 def save_checkpoint(manager, step):
     """Saves a checkpoint; one that cannot be written to its end leaves no files behind.
 

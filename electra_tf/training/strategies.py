@@ -125,6 +125,13 @@ def any_worker(strategy, flag):
     return bool(strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) > 0)
 
 
+def replica_devices(strategy):
+    """Names of the devices on which this process's replicas compute."""
+    if strategy.num_replicas_in_sync == 1 and strategy.cluster_resolver is None:
+        return [_devices()[0].name]
+    return list(strategy.extended.worker_devices)
+
+
 def is_chief(strategy):
     """Whether this process writes the run folder."""
     resolver = strategy.cluster_resolver

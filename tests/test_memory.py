@@ -1,0 +1,109 @@
+"""Micro-batches chosen by memory, and what a run says when there is none left."""
+
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from test_commands import ROOT, arguments
+from test_pretrainer import make
+
+from electra_tf import UserError, load_pretraining_config
+from electra_tf.commands import pretrain
+from electra_tf.training import memory
+
+MB = 2**20
+ONE_DEVICE = tf.distribute.get_strategy()
+
+
+class Free:
+    """So much free memory; a row takes 10 MB and everything else 100."""
+
+    def __init__(self, megabytes):
+        self.megabytes = megabytes
+
+    def free(self):
+        return self.megabytes * MB
+
+    def peak_of(self, function, rows):
+        return (100 + 10 * rows) * MB
+
+
+@pytest.mark.parametrize(
+    "megabytes, expected",
+    [
+        # 0.8 of it must hold 100 + 10 * 24 / K.
+        (425, 1), (424, 2), (275, 2), (274, 3), (225, 3), (137.5, 24),
+    ],
+)  # fmt: skip
+def test_the_number_by_hand(monkeypatch, megabytes, expected):
+    monkeypatch.setattr(memory, "_memory", lambda strategy: Free(megabytes))
+    monkeypatch.setattr(memory, "_gradients_of_rows", lambda model: lambda rows: None)
+    assert memory.choose_micro_batches(None, ONE_DEVICE, 24) == expected
+
+
+def test_not_even_one_row(monkeypatch):
+    monkeypatch.setattr(memory, "_memory", lambda strategy: Free(137))
+    monkeypatch.setattr(memory, "_gradients_of_rows", lambda model: lambda rows: None)
+    with pytest.raises(UserError, match="one row needs about 110 MB, and 110 MB are usable"):
+        memory.choose_micro_batches(None, ONE_DEVICE, 24)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
+def test_what_is_measured_grows_with_the_rows():
+    config = load_pretraining_config(
+        "tiny", {"vocab_size": 2000, "num_train_steps": 10, "num_warmup_steps": 1}
+    )
+    compute = memory._gradients_of_rows(make(config))
+    host = memory._memory(ONE_DEVICE)
+    compute(1)
+    small, large = (host.peak_of(compute, rows) / MB for rows in (32, 128))
+    # At least a float32 of each row's activations that the gradients need: 2 layers of 128 tokens,
+    # 4 * 128 + 2 * 512 wide; and not ten times as much.
+    least = 96 * 2 * 128 * (4 * 128 + 2 * 512) * 4 / MB
+    assert least < large - small < 10 * least
+
+
+def test_auto_runs_and_goes_on_with_its_choice(data, tmp_path, monkeypatch, caplog):
+    from test_distribution import stop_after
+
+    monkeypatch.setattr(memory, "_memory", lambda strategy: Free(162.5))  # 130 MB: 3 of 4 rows.
+    command = arguments(data, tmp_path / "run", "--override=gradient_accumulation_steps=auto")
+    with stop_after(4):
+        pretrain.main(command)
+    assert "gradient_accumulation_steps: 2 (2 rows at a time" in caplog.text
+    monkeypatch.setattr(memory, "_memory", lambda strategy: Free(1000))
+    assert pretrain.main(command) == 0
+    saved = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
+    name = "variables/gradient_accumulation_steps/.ATTRIBUTES/VARIABLE_VALUE"
+    assert saved.get_tensor(name) == 2
+
+
+# In a process of its own, whose address space ends 2 GB above what it has; the gelu of 20,000 * 16
+# tokens, 4,096 wide, asks for 5.2 GB at once.
+HUNGRY = """
+import resource, sys
+import psutil
+from electra_tf.commands import pretrain
+*command, folder = sys.argv[1:]
+assert pretrain.main([*command, "--override=num_train_steps=4"]) == 0
+room = psutil.Process().memory_info().vms + 2 * 2**30
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+sys.exit(pretrain.main([*command, f"--output_dir={folder}", "--override=train_batch_size=20000",
+    "--override=intermediate_size=4096"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit a process's memory")
+def test_out_of_memory(data, tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", HUNGRY, *arguments(data, tmp_path / "first"), tmp_path / "second"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    line = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 2, process.stderr
+    assert line.startswith("error: out of memory in training; raise gradient_accumulation_steps")
+    assert "train_batch_size (now 20000)" in line
