@@ -188,6 +188,39 @@ def test_a_batch_that_replicas_cannot_share(data, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def collective_error(message):
+    return tf.errors.UnavailableError(None, None, f"Collective ops is aborted by: {message}")
+
+
+def test_which_workers_are_lost(monkeypatch):
+    """Messages are TensorFlow's own, shortened: of three workers the first asks."""
+    answering, gone = socket.create_server(("localhost", 0)), f"localhost:{free_port()}"
+    alive = f"localhost:{answering.getsockname()[1]}"
+
+    def lost(message, *others, make=collective_error):
+        cluster = {"cluster": {"worker": [gone, *others]}, "task": {"type": "worker", "index": 0}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+        return strategies.lost_workers(make(message))
+
+    passed_on = "".join(
+        f"Additional GRPC error information from remote target /job:worker/replica:0/task:{task} "
+        "while calling /tensorflow.WorkerService/RecvBuf:\n"
+        for task in (1, 2)
+    )
+    silent = "are unhealthy (stopped sending heartbeats):\n/job:worker/replica:0/task:1\nThe tasks"
+    device = "_device_/job:worker/replica:0/task:1/device:CPU:0"
+    with answering:
+        assert lost(passed_on, gone, alive) == [f"worker 1 ({gone})"]
+        assert lost("Socket closed", alive, gone) == [f"worker 2 ({gone})"]
+        assert lost(passed_on, alive, alive) == [f"worker 1 ({alive})", f"worker 2 ({alive})"]
+        # A frozen one answers, while another has left in answer.
+        assert lost(silent + passed_on, alive, gone) == [f"worker 1 ({alive})"]
+        assert lost(device, alive, alive) == []
+        assert lost("", gone, make=lambda text: tf.errors.NotFoundError(None, None, text)) == []
+    monkeypatch.delenv("TF_CONFIG")
+    assert strategies.lost_workers(collective_error(passed_on)) == []
+
+
 def test_the_choice_of_devices(monkeypatch):
     for name in ("TF_CONFIG", "TPU_NAME"):
         monkeypatch.delenv(name, raising=False)

@@ -7,7 +7,7 @@ from absl import logging
 
 from electra_tf import records
 from electra_tf.configs import RUN_KEYS
-from electra_tf.errors import RunStopped, UserError, WorkerLost
+from electra_tf.errors import RunStopped, UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
@@ -17,7 +17,7 @@ from electra_tf.training.health import HealthMonitor
 from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
 from electra_tf.training.run_folder import RunFolder, save_checkpoint
 from electra_tf.training.stopping import StopRequest
-from electra_tf.training.strategies import any_worker, is_chief, lost_worker
+from electra_tf.training.strategies import any_worker, is_chief, noticing_lost_workers
 
 # What makes two networks' weights exchangeable; that of dropout and initialization does not.
 _ARCHITECTURE_KEYS = (
@@ -33,6 +33,7 @@ _ARCHITECTURE_KEYS = (
 _COUNTED_EXAMPLES = 8192  # Training examples whose tokens tell which ones are frequent.
 
 
+@noticing_lost_workers()
 def pretrain(
     config,
     tokenizer,
@@ -250,15 +251,10 @@ def _train(
         step = int(model.optimizer.iterations.value.numpy())
         if is_writer:
             save_checkpoint(manager, step)
-    except tf.errors.OpError as error:
+    except tf.errors.OpError:
         for cause in (batches.error, eval_batches and eval_batches.error):
             if cause:
                 raise cause from None
-        worker = lost_worker(error)
-        if worker:
-            raise WorkerLost(
-                f"{worker} is gone; start all workers again, the run goes on from its checkpoint"
-            ) from error
         raise
     if step < config.num_train_steps:
         raise RunStopped(
