@@ -40,8 +40,11 @@ def copy(finished, tmp_path):  # noqa: F811
 def test_the_one_before_is_used(data, finished, copy, caplog, damage, pattern):  # noqa: F811
     (path,) = (copy / "checkpoints").glob(pattern)
     damage(path)
+    (copy / "checkpoints" / "ckpt-12_temp").mkdir()
+    (copy / "config.yaml.tmp-123").write_text("half")
     command = arguments(data, copy, "--override=encoder_export_steps=[5]")
     assert pretrain.main(command) == 0
+    assert not list(copy.glob("checkpoints/*_temp")) + list(copy.glob("*.tmp-*"))
     (warning,) = [r.getMessage() for r in caplog.records if "cannot restore" in r.getMessage()]
     assert "ckpt-8: cannot restore the checkpoint (" in warning
     assert warning.endswith("going on from the one of step 4")

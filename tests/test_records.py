@@ -86,6 +86,35 @@ def test_a_batch_larger_than_the_data(tmp_path):
     assert sorted(first[:3]) == sorted(first[3:6]) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("counts", [[24], [9, 0, 13, 2]])
+@pytest.mark.parametrize("num_parts, num_workers", [(2, 2), (4, 2)])
+@pytest.mark.parametrize("compression", ["", "GZIP"])
+def test_workers_share_an_epoch(tmp_path, counts, num_parts, num_workers, compression):
+    """Each example is read once an epoch, by one worker; all of them together read the same steps."""
+    paths = write_shards(tmp_path, counts, tf.io.TFRecordOptions(compression))
+
+    def read(num_parts, parts, of):
+        batches = open_batches(paths)
+        if of == "training":
+            dataset = batches.training(5, 0, 6, num_parts=num_parts, parts=parts)
+        else:
+            dataset = batches.evaluation(num_parts=num_parts, parts=parts)
+        return numbers_of(dataset)
+
+    size = num_parts // num_workers
+    shares = [range(first, first + size) for first in range(0, num_parts, size)]
+    for of in ("training", "evaluation"):
+        workers = [sum(read(num_parts, parts, of), []) for parts in shares]
+        assert sorted(sum(workers, [])) == list(range(24))
+    # Row by row the batches are those that one worker reads.
+    parts = [read(num_parts, parts, "training") for parts in shares]
+    steps = [
+        sum((batch for part in parts for batch in part[i * size : (i + 1) * size]), [])
+        for i in range(6)
+    ]
+    assert steps == read(1, range(1), "training")
+
+
 def test_evaluation_takes_each_example_once_in_order(shards):
     batches = open_batches(shards)
     assert sum(numbers_of(batches.evaluation()), []) == list(range(23))

@@ -9,7 +9,7 @@ from absl import logging
 
 from electra_tf import records
 from electra_tf.configs import RUN_KEYS
-from electra_tf.errors import RunStopped, UserError, WorkerLost
+from electra_tf.errors import RunStopped, UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
@@ -25,7 +25,7 @@ from electra_tf.training.run_folder import (
     saved_checkpoints,
 )
 from electra_tf.training.stopping import StopRequest
-from electra_tf.training.strategies import any_worker, is_chief, lost_worker
+from electra_tf.training.strategies import any_worker, is_chief, noticing_lost_workers
 
 # What makes two networks' weights exchangeable; that of dropout and initialization does not.
 _ARCHITECTURE_KEYS = (
@@ -43,6 +43,7 @@ _UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError, Runtim
 _COUNTED_EXAMPLES = 8192  # Training examples whose tokens tell which ones are frequent.
 
 
+@noticing_lost_workers()
 def pretrain(
     config,
     tokenizer,
@@ -355,15 +356,10 @@ def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manag
     training = _Training(config, tokenizer, strategy, model, run, manager, health, on_progress)
     try:
         training.run(trainer, evaluator)
-    except tf.errors.OpError as error:
+    except tf.errors.OpError:
         for cause in (batches.error, eval_batches and eval_batches.error):
             if cause:
                 raise cause from None
-        worker = lost_worker(error)
-        if worker:
-            raise WorkerLost(
-                f"{worker} is gone; start all workers again, the run goes on from its checkpoint"
-            ) from error
         raise
 
 

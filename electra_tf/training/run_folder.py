@@ -37,12 +37,19 @@ class RunFolder:
             self._refuse_others(before, values, run_keys, CONFIG_FILE)
             self._refuse_others(self._read_data(), data, (), DATA_FILE)
         if is_writer:
+            self._remove_leftovers()
             files.write_json(self.join(DATA_FILE), data)
             files.write(self.join(CONFIG_FILE), yaml.safe_dump(values, sort_keys=False))
 
     def join(self, *names):
         """Path of something in the folder."""
         return tf.io.gfile.join(self.path, *names)
+
+    def _remove_leftovers(self):
+        """Removes what a process that was killed was writing."""
+        for pattern in ("*.tmp-*", "checkpoints/*_temp"):
+            for path in tf.io.gfile.glob(self.join(pattern)):
+                files.remove(path)
 
     def _read_config(self):
         path = self.join(CONFIG_FILE)

@@ -1,17 +1,87 @@
 """Which devices a run uses, by `tf.distribute`. Nothing else in the package asks for their kind."""
 
+import contextlib
 import functools
 import json
 import os
 import re
+import socket
 
 import tensorflow as tf
+from absl import logging
 
-from electra_tf.errors import UserError
+from electra_tf.errors import UserError, WorkerLost
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
+# What a collective operation may end in when a worker is gone.
+_LOST_KINDS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.InternalError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
+# How the error names workers (and not their devices, named for other reasons); those alone on a
+# line have stopped to send heartbeats.
+_NAMED = re.compile(r"/job:(\w+)/replica:\d+/task:(\d+)(?![\d/])")
+_SILENT = re.compile(r"^/job:(\w+)/replica:\d+/task:(\d+)$", re.MULTILINE)
 
+
+@contextlib.contextmanager
+def noticing_lost_workers():
+    """Raises `WorkerLost`, with names, for the errors that the loss of other workers causes.
+
+    They come by themselves: TensorFlow's coordination service gives up a worker, killed or frozen,
+    that sends no heartbeat for ten seconds, and aborts the collective operations of the others.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = lost_workers(error)
+        if not lost:
+            raise
+        raise WorkerLost(
+            f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} gone; start all workers again, "
+            "the run goes on from its checkpoint"
+        ) from error
+
+
+def lost_workers(error):
+    """The workers whose loss caused an error.
+
+    TensorFlow names frozen ones, which still answer on their address. Of killed ones it tells what
+    the network said, and names those as well that only passed it on; then the addresses tell.
+
+    Args:
+      error: `tf.errors.OpError`.
+
+    Returns:
+      list of str, such as "worker 1 (localhost:2222)"; empty where the error has another cause.
+    """
+    if not isinstance(error, _LOST_KINDS):
+        return []
+    addresses, own = _workers()
+    others = set(addresses) - {own}
+    lost = others.intersection(_SILENT.findall(error.message))
+    if not lost:
+        named = others.intersection(_NAMED.findall(error.message))
+        gone = {worker for worker in others if not _answers(addresses[worker])}
+        lost = gone & named or gone or named
+    return [f"{job} {task} ({addresses[job, task]})" for job, task in sorted(lost)]
+
+
+def _answers(address):
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=3.0):
+            return True
+    except OSError:
+        return False
+
+
+@noticing_lost_workers()
 def create_strategy(name="auto", num_virtual_devices=0):
     """Makes a `tf.distribute.Strategy`; before anything else is done with TensorFlow.
 
@@ -33,11 +103,13 @@ def create_strategy(name="auto", num_virtual_devices=0):
     if name == "auto":
         name = choose(num_virtual_devices)
     if name == "multi_worker":
-        if not _num_workers():
+        addresses, own = _workers()
+        if not addresses:
             raise UserError(
                 "--strategy=multi_worker: the environment variable TF_CONFIG names no workers; set it "
                 "on each of them, or use --strategy=mirrored on one machine"
             )
+        logging.info("waiting for the workers %s", ", ".join(addresses.values()))
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         return _tpu_strategy()
@@ -48,7 +120,7 @@ def create_strategy(name="auto", num_virtual_devices=0):
 
 def choose(num_virtual_devices=0):
     """What `auto` stands for here: one of `STRATEGIES`."""
-    if _num_workers() > 1:
+    if len(_workers()[0]) > 1:
         return "multi_worker"
     if os.environ.get("TPU_NAME"):
         return "tpu"
@@ -56,14 +128,24 @@ def choose(num_virtual_devices=0):
     return "mirrored" if num_devices > 1 else "one_device"
 
 
-def _num_workers():
-    """Workers that `TF_CONFIG` names, the chief among them."""
+def _workers():
+    """The workers that `TF_CONFIG` names, the chief among them.
+
+    Returns:
+      `(addresses, own)`: dict from (job, task) to address, and the key that is this process's.
+    """
     text = os.environ.get("TF_CONFIG", "")
     if not text:
-        return 0
+        return {}, None
     try:
-        cluster = json.loads(text).get("cluster", {})
-        return len(cluster.get("worker", [])) + len(cluster.get("chief", []))
+        tf_config = json.loads(text)
+        cluster, own = tf_config.get("cluster", {}), tf_config.get("task", {})
+        addresses = {
+            (job, str(task)): address
+            for job in ("chief", "worker")
+            for task, address in enumerate(cluster.get(job, []))
+        }
+        return addresses, (own.get("type"), str(own.get("index")))
     except (json.JSONDecodeError, AttributeError) as error:
         raise UserError(
             f"TF_CONFIG: not a JSON object with a 'cluster' ({error}); mend or unset it"
@@ -104,24 +186,14 @@ def _tpu_strategy():
     return tf.distribute.TPUStrategy(resolver)
 
 
-def lost_worker(error):
-    """The worker that an error of a collective operation says is gone, such as "worker 1", or None.
-
-    Args:
-      error: `tf.errors.OpError`.
-    """
-    lost_kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError)
-    found = re.search(r"/job:(\w+)/replica:\d+/task:(\d+)(?!/device)", error.message)
-    if not isinstance(error, lost_kinds) or not found:
-        return None
-    return " ".join(found.groups())
-
-
 def any_worker(strategy, flag):
     """Whether a flag is set on any worker; all of them must ask at the same time."""
     if strategy.cluster_resolver is None:
         return flag
-    values = strategy.run(lambda: tf.constant(float(flag)))
+    # Not `strategy.run`, which outside of a function warns each time that it is slow.
+    values = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(float(flag))
+    )
     return bool(strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) > 0)
 
 
