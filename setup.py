@@ -54,6 +54,7 @@ setup(
             "ipykernel",
             "nbclient",
             "nbformat",
+            "psutil",
             "pytest",
             "pytest-xdist",
             "ruff",
