@@ -18,6 +18,7 @@ from tensorflow.python.lib.io import tf_record  # Random access has no public na
 
 from electra_tf import files
 from electra_tf.errors import UserError
+from electra_tf.record_file import RecordFile
 from electra_tf.tokenization import vocab_sha256
 
 DATASET_FILE = "dataset.json"
@@ -296,7 +297,7 @@ class RecordReader:
 
     def __init__(self, shards):
         self._shards = shards
-        self._readers = [tf_record.tf_record_random_reader(shard.path) for shard in shards]
+        self._files = [RecordFile(shard.path) for shard in shards]
         self._first = np.cumsum([0] + [len(shard.offsets) for shard in shards])
         self.error = None
 
@@ -312,8 +313,8 @@ class RecordReader:
             path, offsets, _ = self._shards[shard_number]
             offset = int(offsets[number - self._first[shard_number]])
             try:
-                batch.append(self._readers[shard_number].read(offset)[0])
-            except (tf.errors.OpError, IndexError):
+                batch.append(self._files[shard_number].read(offset))
+            except (tf.errors.OpError, ValueError):
                 self.error = UserError(_corrupt_message(path, f"at byte {offset}"))
                 raise self.error from None
         return np.array(batch, object)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from electra_tf import UserError, records
+from electra_tf.record_file import RecordFile, crc32c
 
 LENGTH = 4
 
@@ -189,6 +190,32 @@ def test_damage_during_training_is_named(tmp_path):
     with pytest.raises(tf.errors.OpError):
         numbers_of(batches.training(seed=1, first_step=0, num_steps=8))
     assert str(batches.error).startswith(f"{paths[0]}: truncated or corrupt at byte 0")
+
+
+def test_a_record_file(tmp_path):
+    """Against TensorFlow's writer, for records of all lengths; without reading much more."""
+    contents = [bytes(range(n)) for n in range(12)] + [bytes([n]) * 9_000 for n in (0, 255)]
+    path, offsets = str(tmp_path / "x.tfrecord"), np.cumsum([0] + [len(c) + 16 for c in contents])
+    with tf.io.TFRecordWriter(path) as writer:
+        for content in contents:
+            writer.write(content)
+    file = RecordFile(path)
+    for number in (13, 3, *range(14), 0):
+        assert file.read(int(offsets[number])) == contents[number]
+    for offset in (1, int(offsets[-1]), int(offsets[-1]) + 5):
+        with pytest.raises((ValueError, tf.errors.OutOfRangeError)):
+            file.read(offset)
+    damage(path, int(offsets[13]) + 4_000)
+    with pytest.raises(ValueError, match="wrong content"):
+        RecordFile(path).read(int(offsets[13]))
+
+
+def test_crc32c():
+    assert crc32c(b"") == 0
+    assert crc32c(b"123456789") == 0xE3069283  # RFC 3720 B.4 has the others.
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
 
 
 def test_find_shards(tmp_path):

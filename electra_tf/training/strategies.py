@@ -178,8 +178,11 @@ def _mirrored_strategy(devices):
 
 def _tpu_strategy():
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
-    except (ValueError, tf.errors.OpError) as error:
+        # Without the name it would ask the cloud's API, also on a TPU VM ("local").
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(
+            os.environ.get("TPU_NAME")
+        )
+    except (ValueError, OSError, tf.errors.OpError) as error:
         raise UserError(
             f"--strategy=tpu: cannot connect to a TPU ({str(error).splitlines()[0]}); set TPU_NAME"
         ) from None

@@ -265,7 +265,7 @@ def balance(metrics, gen_weight):
 def write_balance(metrics, gen_weight, step):
     """Writes `balance` as scalars, for the page "Custom scalars" with a chart for each question."""
     for name, value in balance(metrics, gen_weight).items():
-        tf.summary.scalar(f"balance/{name}", value, step=step)
+        tf.summary.scalar(f"balance/{name}", np.asarray(value), step=step)  # Else kept (see loop).
 
 
 def write_balance_layout():
