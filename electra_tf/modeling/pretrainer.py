@@ -88,6 +88,7 @@ class ElectraPretrainer(keras.Model):
         self.generator = Generator(
             config.generator_config(), embeddings=self.discriminator.embeddings, dtype=dtype
         )
+        self.loss_scale = LossScale(config.mixed_precision)
         self.built = True
 
     def compile(self, optimizer, jit_compile=False, **kwargs):
@@ -97,7 +98,6 @@ class ElectraPretrainer(keras.Model):
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.optimizer.build(self.trainable_variables)
-        self.loss_scale = LossScale(self.config.mixed_precision)
         self._compute_gradients = self.compute_gradients
         if jit_compile:
             self._compute_gradients = tf.function(self.compute_gradients, jit_compile=True)
