@@ -95,7 +95,7 @@ def define_flags(values):
     flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("steps", 5, "Steps of a turn.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "max_alive", 4, "Processes that live at a time.", lower_bound=2, flag_values=values
+        "max_alive", 3, "Processes that live at a time.", lower_bound=2, flag_values=values
     )
     flags.DEFINE_bool(
         "quick", False, "Batch 16 and 3 rounds only: less than ten minutes.", flag_values=values
@@ -399,6 +399,7 @@ def _run(values):
     batch_sizes = [16] if values.quick else parse_batch_sizes(values.batch_sizes)
     if values.quick:
         values.rounds = min(values.rounds, 3)
+        values.max_alive = max(values.max_alive, 4)  # At batch 16 all of them fit.
     for name in values.contestants:
         if name not in CONTESTANTS:
             raise UserError(f"--contestants={name}: choose of {', '.join(CONTESTANTS)}")
