@@ -149,7 +149,8 @@ def test_gradients(folder):
     for name in expected.files:
         # Single elements where large terms cancel differ by more in the golden file itself, when
         # it is held against float64: so relative to the tensor's largest element.
-        floor = 2e-6 + 1e-4 * np.abs(expected[name]).max()
+        # A key bias shifts all scores of a row alike: its gradient is 0, and here rounding.
+        floor = (5e-6 if "key/bias" in name else 2e-6) + 1e-4 * np.abs(expected[name]).max()
         np.testing.assert_allclose(
             by_id[id(variables[name])], expected[name], rtol=1e-3, atol=floor, err_msg=name
         )

@@ -111,16 +111,15 @@ def dropout_add_layer_norm(x, bias, residual, gamma, beta, seed, rate, epsilon):
     return tf.cast(layer_norm(_float(residual) + dropped, gamma, beta, epsilon), x.dtype)
 
 
-def layer_norm_dropout(x, gamma, beta, seed, rate, epsilon, dtype):
-    """dropout(LayerNorm(x)) in another dtype, the end of the embeddings.
+def dropout_cast(x, seed, rate, dtype):
+    """dropout(x) in another dtype, the end of the embeddings.
 
     Args:
-      x: float32 [N, D].
-      gamma, beta, seed, rate, epsilon: as in `dropout_add_layer_norm`.
+      x: float32.
+      seed, rate: as in `dropout_add_layer_norm`.
       dtype: of the output.
     """
-    normalized = layer_norm(x, gamma, beta, epsilon)
-    return tf.cast(randomness.dropout(normalized, rate, seed), dtype)
+    return tf.cast(randomness.dropout(x, rate, seed), dtype)
 
 
 def softmax_dropout(scores, attention_bias, seed, scale, rate):
