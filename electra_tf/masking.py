@@ -6,6 +6,7 @@ any number of devices (google-research/electra `pretrain/pretrain_helpers.py` fo
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 MASK_RATE = 0.85  # Chosen positions that become [MASK]; the others keep their token.
@@ -143,15 +144,14 @@ def sample_tokens(logits, noise):
     Returns:
       int32 [N].
     """
-    vocab_size = logits.shape[-1]
-    padding = -vocab_size % _BLOCK
-    weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
-    weights = tf.reshape(
-        tf.pad(weights, [[0, 0], [0, padding]]), [-1, (vocab_size + padding) // _BLOCK, _BLOCK]
-    )
-    block = _invert_cdf(tf.reduce_sum(weights, axis=-1), noise[:, 0])
-    token = _invert_cdf(tf.gather(weights, block, batch_dims=1), noise[:, 1])
-    return block * _BLOCK + token
+    padding = -logits.shape[-1] % _BLOCK
+    # The blocks' logits are kept and not their weights, which XLA then need not write down.
+    blocks = tf.pad(logits, [[0, 0], [0, padding]], constant_values=-np.inf)
+    blocks = tf.reshape(blocks, [-1, blocks.shape[-1] // _BLOCK, _BLOCK])
+    largest = tf.reduce_max(logits, axis=-1, keepdims=True)
+    block = _invert_cdf(tf.reduce_sum(tf.exp(blocks - largest[..., None]), axis=-1), noise[:, 0])
+    token_logits = tf.gather(blocks, block, batch_dims=1)
+    return block * _BLOCK + _invert_cdf(tf.exp(token_logits - largest), noise[:, 1])
 
 
 def _invert_cdf(weights, noise):
@@ -168,15 +168,15 @@ def sampling_logits(logits, true_ids, temperature, disallow_correct):
     """Logits to sample replacements from (the original's `sample_from_softmax`).
 
     Args:
-      logits: float32 [B, P, V].
-      true_ids: int32 [B, P].
+      logits: float32 [..., V].
+      true_ids: int32 [...].
       temperature: divides the logits.
       disallow_correct: never sample the true token.
 
     Returns:
-      float32 [B, P, V], without a gradient.
+      float32 [..., V], without a gradient.
     """
     logits = tf.stop_gradient(logits)
     if disallow_correct:
         logits -= 1000.0 * tf.one_hot(true_ids, logits.shape[-1])
-    return logits / temperature
+    return logits if temperature == 1.0 else logits / temperature

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from electra_tf.modeling import islands
+
 NO_WEIGHT_DECAY = ("LayerNorm", "bias")
 
 
@@ -46,6 +48,30 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             "num_warmup_steps": self.num_warmup_steps,
             "power": self.power,
         }
+
+
+def adam_weight_decay(
+    variable, m, v, gradient, learning_rate, weight_decay_rate, beta_1, beta_2, epsilon
+):
+    """A step of Adam without bias correction and with decoupled weight decay (SEMANTICS 12).
+
+    Args:
+      variable, m, v, gradient: float32 of one shape.
+      learning_rate: float32 scalar.
+      weight_decay_rate, beta_1, beta_2, epsilon: float.
+
+    Returns:
+      the next `(variable, m, v)`; the same as before where the gradient is not finite.
+    """
+    is_finite = tf.math.is_finite(gradient)
+    next_m = beta_1 * m + (1.0 - beta_1) * gradient
+    next_v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
+    update = next_m / (tf.sqrt(next_v) + epsilon) + weight_decay_rate * variable
+    updated = variable - tf.cast(learning_rate, variable.dtype) * update
+    return [
+        tf.where(is_finite, new, old)
+        for new, old in ((updated, variable), (next_m, m), (next_v, v))
+    ]
 
 
 class AdamWeightDecay(keras.optimizers.Optimizer):
@@ -102,25 +128,20 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """
         index = self._get_variable_index(variable)
         m, v = self._m[index], self._v[index]
-        # A step is skipped by scalars: to select among old and new values would cost three passes.
-        is_finite = tf.math.is_finite(tf.reshape(gradient, [-1])[0])
-        gradient = tf.where(is_finite, gradient, 0.0)
-
-        def if_finite(value, otherwise):
-            return tf.where(is_finite, tf.cast(value, gradient.dtype), otherwise)
-
-        self.assign(
-            m, if_finite(self.beta_1, 1.0) * m + if_finite(1.0 - self.beta_1, 0.0) * gradient
-        )
-        self.assign(
+        step = islands.compiled(
+            adam_weight_decay,
+            variable,
+            m,
             v,
-            if_finite(self.beta_2, 1.0) * v
-            + if_finite(1.0 - self.beta_2, 0.0) * tf.square(gradient),
+            gradient,
+            learning_rate,
+            weight_decay_rate=self.weight_decay_rate if self._decays[index] else 0.0,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
         )
-        update = m / (tf.sqrt(v) + self.epsilon)
-        if self._decays[index]:
-            update += self.weight_decay_rate * variable
-        self.assign_sub(variable, if_finite(learning_rate, 0.0) * update)
+        for state, value in zip((variable, m, v), step):
+            self.assign(state, value)
 
     def get_config(self):
         return {

@@ -96,7 +96,8 @@ def inject(model, inputs):
         inputs["masked_lm_weights"],
     )
     model.mask = types.MethodType(lambda self, batch, step, part=None: masked, model)
-    model.sample = types.MethodType(lambda self, *_: tf.constant(inputs["fake_token_ids"]), model)
+    sample = model.sample
+    model.sample = lambda *args: (tf.constant(inputs["fake_token_ids"]), *sample(*args)[1:])
     return {key: tf.constant(inputs[key]) for key in BATCH_KEYS}
 
 
@@ -148,7 +149,8 @@ def test_gradients(folder):
     for name in expected.files:
         # Single elements where large terms cancel differ by more in the golden file itself, when
         # it is held against float64: so relative to the tensor's largest element.
-        floor = 2e-6 + 1e-4 * np.abs(expected[name]).max()
+        # A key bias shifts all scores of a row alike: its gradient is 0, and here rounding.
+        floor = (5e-6 if "key/bias" in name else 2e-6) + 1e-4 * np.abs(expected[name]).max()
         np.testing.assert_allclose(
             by_id[id(variables[name])], expected[name], rtol=1e-3, atol=floor, err_msg=name
         )

@@ -100,7 +100,9 @@ class Discriminator(ElectraModel):
           embeddings, then each block's output).
         """
         hidden_states = self.encode(inputs, training, dropout_seed)
-        return _outputs(self.head(hidden_states[-1]), hidden_states, output_hidden_states)
+        return _outputs(
+            self.head(hidden_states[-1], training=training), hidden_states, output_hidden_states
+        )
 
 
 class Generator(ElectraModel):
@@ -128,10 +130,16 @@ class Generator(ElectraModel):
 
         Returns:
           dict of float32 tensors: `logits` [B, T, vocab_size], or [B, P, vocab_size];
-          `sequence_output` and `hidden_states` as in `Discriminator.call`.
+          `sequence_output` and `hidden_states` as in `Discriminator.call`; `unbiased_logits`, the
+          logits before the bias, in the compute dtype.
         """
         hidden_states = self.encode(inputs, training, dropout_seed)
         hidden = hidden_states[-1]
         if "masked_positions" in inputs:
             hidden = gather_positions(hidden, tf.cast(inputs["masked_positions"], tf.int32))
-        return _outputs(self.head(hidden), hidden_states, output_hidden_states)
+        unbiased_logits, bias = self.head(hidden, training=training)
+        logits = tf.cast(unbiased_logits, tf.float32) + bias
+        return {
+            **_outputs(logits, hidden_states, output_hidden_states),
+            "unbiased_logits": unbiased_logits,
+        }

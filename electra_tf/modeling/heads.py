@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from electra_tf.modeling.layers import dense, layer_norm
+from electra_tf.modeling import islands
+from electra_tf.modeling.layers import dense, layer_norm, project, runner
 
 
 class MaskedLMHead(keras.layers.Layer):
@@ -13,7 +14,7 @@ class MaskedLMHead(keras.layers.Layer):
         super().__init__(name="masked_lm_head", autocast=False, **kwargs)
         self.config = config
         self.embeddings = embeddings
-        self.dense = dense(config.embedding_size, config, "dense", self.dtype_policy, "gelu")
+        self.dense = dense(config.embedding_size, config, "dense", self.dtype_policy)
         self.LayerNorm = layer_norm(config, self.dtype_policy)
 
     def build(self, input_shape=None):
@@ -23,14 +24,25 @@ class MaskedLMHead(keras.layers.Layer):
             name="bias", shape=(self.config.vocab_size,), initializer="zeros"
         )
 
-    def call(self, hidden):
-        """[..., hidden_size] -> float32 logits [..., vocab_size]."""
-        hidden = tf.cast(self.LayerNorm(self.dense(hidden)), tf.float32)
-        table = tf.convert_to_tensor(self.embeddings.word_embeddings)
+    def call(self, hidden, training=False):
+        """Gives [..., hidden_size] logits of the vocabulary, in two parts that are yet to be added.
+
+        Returns:
+          `(logits, bias)`: [..., vocab_size] in the compute dtype, and float32 [vocab_size]. In
+          training `islands.masked_lm` adds them on its way.
+        """
         # One product of two matrices: a batched one's gradient would be a table for each example.
-        flat = tf.reshape(hidden, [-1, self.config.embedding_size])
-        logits = tf.matmul(flat, table, transpose_b=True) + self.bias
-        return tf.reshape(logits, tf.concat([tf.shape(hidden)[:-1], [self.config.vocab_size]], 0))
+        flat = runner(training)(
+            islands.bias_gelu_layer_norm,
+            *project(tf.reshape(hidden, [-1, self.config.hidden_size]), self.dense),
+            self.LayerNorm.gamma,
+            self.LayerNorm.beta,
+            epsilon=self.config.layer_norm_eps,
+        )
+        table = tf.cast(tf.convert_to_tensor(self.embeddings.word_embeddings), flat.dtype)
+        logits = tf.matmul(flat, table, transpose_b=True)
+        shape = tf.concat([tf.shape(hidden)[:-1], [self.config.vocab_size]], 0)
+        return tf.reshape(logits, shape), tf.convert_to_tensor(self.bias)
 
 
 class DiscriminatorHead(keras.layers.Layer):
@@ -39,7 +51,7 @@ class DiscriminatorHead(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(name="discriminator_head", autocast=False, **kwargs)
         self.config = config
-        self.dense = dense(config.hidden_size, config, "dense", self.dtype_policy, "gelu")
+        self.dense = dense(config.hidden_size, config, "dense", self.dtype_policy)
         # TensorFlow's default initialization, as in the original; its logits stay in float32.
         self.dense_prediction = keras.layers.Dense(1, name="dense_prediction", dtype="float32")
 
@@ -47,6 +59,8 @@ class DiscriminatorHead(keras.layers.Layer):
         self.dense.build((None, None, self.config.hidden_size))
         self.dense_prediction.build((None, None, self.config.hidden_size))
 
-    def call(self, hidden):
+    def call(self, hidden, training=False):
         """[B, T, hidden_size] -> float32 logits [B, T]."""
-        return tf.squeeze(self.dense_prediction(self.dense(hidden)), axis=-1)
+        flat = tf.reshape(hidden, [-1, self.config.hidden_size])
+        flat = runner(training)(islands.bias_gelu, *project(flat, self.dense))
+        return tf.reshape(self.dense_prediction(flat), tf.shape(hidden)[:-1])

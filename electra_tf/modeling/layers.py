@@ -1,16 +1,18 @@
 """Embeddings and Transformer encoder, post-LayerNorm as in BERT and the original ELECTRA.
 
-Mixed precision: matrix products and residuals run in the layer's compute dtype; LayerNorm, softmax
-and the sum of the embeddings in float32. Container layers switch Keras's autocasting off, since it
-casts every float argument.
+Mixed precision: matrix products and residuals run in the layer's compute dtype; what lies between
+them, and the sum of the embeddings, in float32. Container layers switch Keras's autocasting off, since
+it casts every float argument.
 
-Dropout is stateless: a layer gets a seed, int32 [2], or None for no dropout.
+Dropout is stateless: in training a layer gets a seed, int32 [2], in inference None. In training the
+chains between the products are compiled (`islands`).
 """
 
 import keras
 import tensorflow as tf
 
 from electra_tf import randomness
+from electra_tf.modeling import islands
 
 
 def initializer(config):
@@ -25,10 +27,60 @@ def dense(units, config, name, dtype, activation=None):
     )
 
 
+def project(x, *layers):
+    """The product of `x` [N, D] with the kernels of dense layers, side by side, in the dtype of `x`.
+
+    The biases are left to the formula that follows (`islands`), which adds them on its way; here
+    they get their gradient, the column sums of the product's, by another product.
+
+    Returns:
+      `(product, bias)`: [N, sum of the layers' units], and float32 [units] without a gradient.
+    """
+    kernel = _side_by_side([layer.kernel for layer in layers])
+    bias = _side_by_side([layer.bias for layer in layers])
+    product = _product_for_bias(tf.matmul(x, tf.cast(kernel, x.dtype)), bias)
+    return product, tf.stop_gradient(bias)
+
+
+def _side_by_side(variables):
+    tensors = [tf.convert_to_tensor(variable) for variable in variables]
+    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
+
+
+@tf.custom_gradient
+def _product_for_bias(product, bias):
+    """The product as it is, with the gradient that it and `bias` have where both are added."""
+
+    def gradient(upstream):
+        ones = tf.ones([1, tf.shape(upstream)[0]], upstream.dtype)
+        return upstream, tf.cast(tf.matmul(ones, upstream)[0], bias.dtype)
+
+    return tf.identity(product), gradient
+
+
+def runner(training):
+    """How to run the formulas of `islands`: compiled in training, else plain."""
+    return islands.compiled if training else islands.plain
+
+
 def layer_norm(config, dtype):
     """LayerNorm with the original's epsilon (1e-12); its statistics are float32 in any dtype."""
     return keras.layers.LayerNormalization(
         epsilon=config.layer_norm_eps, name="LayerNorm", dtype=dtype
+    )
+
+
+def add_and_normalize(projected, residual, norm, seed, config):
+    """LayerNorm(residual + dropout(a dense layer's output)), of what `project` returns."""
+    return runner(seed is not None)(
+        islands.dropout_add_layer_norm,
+        *projected,
+        residual,
+        norm.gamma,
+        norm.beta,
+        seed,
+        rate=config.hidden_dropout_prob,
+        epsilon=config.layer_norm_eps,
     )
 
 
@@ -69,9 +121,20 @@ class Embeddings(keras.layers.Layer):
         words = tf.gather(self.word_embeddings, input_ids)
         segments = tf.gather(self.token_type_embeddings, segment_ids)
         positions = tf.convert_to_tensor(self.position_embeddings)[: tf.shape(input_ids)[1]]
-        # Stays in float32 until the LayerNorm has summed it up.
-        embedded = tf.cast(self.LayerNorm(words + positions + segments), self.compute_dtype)
-        return randomness.dropout(embedded, self.config.hidden_dropout_prob, seed)
+        # Not an island: rounding here is what five steps of training amplify most.
+        normalized = islands.layer_norm(
+            words + positions + segments,
+            tf.convert_to_tensor(self.LayerNorm.gamma),
+            tf.convert_to_tensor(self.LayerNorm.beta),
+            self.config.layer_norm_eps,
+        )
+        return runner(seed is not None)(
+            islands.dropout_cast,
+            normalized,
+            seed,
+            rate=self.config.hidden_dropout_prob,
+            dtype=self.compute_dtype,
+        )
 
 
 class SelfAttention(keras.layers.Layer):
@@ -90,37 +153,40 @@ class SelfAttention(keras.layers.Layer):
         for layer in (self.query, self.key, self.value, self.dense, self.LayerNorm):
             layer.build((None, None, self.config.hidden_size))
 
-    def _split_heads(self, x):
-        """[B, T, hidden] -> [B, heads, T, hidden / heads]."""
-        heads = self.config.num_attention_heads
-        x = tf.reshape(x, [*_leading(x), heads, self.config.hidden_size // heads])
-        return tf.transpose(x, [0, 2, 1, 3])
-
     def call(self, hidden, attention_bias, seed=None):
         """Attends.
 
         Args:
-          hidden: [B, T, hidden_size].
+          hidden: [B * T, hidden_size].
           attention_bias: float32 [B, 1, 1, T], added to the scores.
           seed: int32 [2] or None.
 
         Returns:
-          [B, T, hidden_size].
+          [B * T, hidden_size].
         """
+        config, run = self.config, runner(seed is not None)
         attention_seed, output_seed = randomness.split(seed, 2)
-        query, key, value = (
-            self._split_heads(layer(hidden)) for layer in (self.query, self.key, self.value)
+        batch, length = tf.shape(attention_bias)[0], tf.shape(attention_bias)[3]
+        size = config.hidden_size // config.num_attention_heads
+        product, bias = project(hidden, self.query, self.key, self.value)
+        # Not an island: TensorFlow transposes faster than XLA.
+        heads = tf.reshape(
+            tf.nn.bias_add(product, tf.cast(bias, product.dtype)),
+            [batch, length, 3, config.num_attention_heads, size],
         )
-        scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-        scores *= query.shape[-1] ** -0.5
-        probabilities = tf.cast(tf.nn.softmax(scores + attention_bias), value.dtype)
-        probabilities = randomness.dropout(
-            probabilities, self.config.attention_probs_dropout_prob, attention_seed
+        query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
+        probabilities, _ = run(
+            islands.softmax_dropout,
+            tf.matmul(query, key, transpose_b=True),
+            attention_bias,
+            attention_seed,
+            scale=size**-0.5,
+            rate=config.attention_probs_dropout_prob,
         )
         context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
-        output = self.dense(tf.reshape(context, tf.shape(hidden)))
-        return self.LayerNorm(
-            hidden + randomness.dropout(output, self.config.hidden_dropout_prob, output_seed)
+        context = tf.reshape(context, [-1, config.hidden_size])
+        return add_and_normalize(
+            project(context, self.dense), hidden, self.LayerNorm, output_seed, config
         )
 
 
@@ -131,7 +197,7 @@ class FeedForward(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.config = config
         dtype = self.dtype_policy
-        self.intermediate = dense(config.intermediate_size, config, "intermediate", dtype, "gelu")
+        self.intermediate = dense(config.intermediate_size, config, "intermediate", dtype)
         self.output_dense = dense(config.hidden_size, config, "output", dtype)
         self.LayerNorm = layer_norm(config, dtype)
 
@@ -141,11 +207,11 @@ class FeedForward(keras.layers.Layer):
         self.LayerNorm.build((None, None, self.config.hidden_size))
 
     def call(self, hidden, seed=None):
-        """Transforms [B, T, hidden_size] position by position."""
-        output = self.output_dense(self.intermediate(hidden))
-        return self.LayerNorm(
-            hidden + randomness.dropout(output, self.config.hidden_dropout_prob, seed)
-        )
+        """Transforms [B * T, hidden_size] position by position."""
+        run = runner(seed is not None)
+        intermediate = run(islands.bias_gelu, *project(hidden, self.intermediate))
+        output = project(intermediate, self.output_dense)
+        return add_and_normalize(output, hidden, self.LayerNorm, seed, self.config)
 
 
 class Encoder(keras.layers.Layer):
@@ -187,7 +253,12 @@ class Encoder(keras.layers.Layer):
           list of `num_hidden_layers + 1` tensors [B, T, hidden_size]: the projected embeddings and
           each block's output.
         """
-        hidden = embedded if self.embeddings_project is None else self.embeddings_project(embedded)
+        # Rows of all examples below each other: products and column sums of matrices are faster.
+        shape = tf.shape(embedded)
+        hidden = tf.reshape(embedded, [-1, self.config.embedding_size])
+        if self.embeddings_project is not None:
+            product, bias = project(hidden, self.embeddings_project)
+            hidden = tf.nn.bias_add(product, tf.cast(bias, product.dtype))
         attention_bias = (1.0 - tf.cast(input_mask, tf.float32))[:, None, None, :] * -10000.0
         seeds = randomness.split(seed, 2 * self.config.num_hidden_layers)
         hidden_states = [hidden]
@@ -195,10 +266,5 @@ class Encoder(keras.layers.Layer):
             hidden = attention(hidden, attention_bias, seed=seeds[2 * i])
             hidden = feed_forward(hidden, seed=seeds[2 * i + 1])
             hidden_states.append(hidden)
-        return hidden_states
-
-
-def _leading(x):
-    """The first two dimensions of a tensor, static where they are known."""
-    static, dynamic = x.shape[:2], tf.shape(x)
-    return [dynamic[i] if n is None else n for i, n in enumerate(static)]
+        shape = [shape[0], shape[1], self.config.hidden_size]
+        return [tf.reshape(hidden, shape) for hidden in hidden_states]

@@ -9,7 +9,9 @@ import keras
 import tensorflow as tf
 
 from electra_tf import masking, randomness
+from electra_tf.modeling import islands
 from electra_tf.modeling.electra import Discriminator, Generator
+from electra_tf.modeling.layers import runner
 from electra_tf.optimization import LossScale, reduce_and_clip
 
 AUC_BINS = 4096
@@ -24,6 +26,8 @@ class PretrainingOutputs(NamedTuple):
     Attributes:
       masked: `masking.MaskedInputs`.
       generator_logits: float32 [B, P, V].
+      masked_lm_loss: float32 [B, P], the generator's.
+      is_restored: float32 [B, P], 1 where its likeliest token is the true one.
       sampled_ids: int32 [B, P].
       replaced_ids: int32 [B, T], the discriminator's input.
       is_replaced: float32 [B, T], its labels.
@@ -32,6 +36,8 @@ class PretrainingOutputs(NamedTuple):
 
     masked: masking.MaskedInputs
     generator_logits: tf.Tensor
+    masked_lm_loss: tf.Tensor
+    is_restored: tf.Tensor
     sampled_ids: tf.Tensor
     replaced_ids: tf.Tensor
     is_replaced: tf.Tensor
@@ -136,24 +142,33 @@ class ElectraPretrainer(keras.Model):
         return masking.hide(input_ids, positions, weights, noise, self.mask_id)
 
     def generate(self, batch, masked, training, dropout_seed):
-        """The generator's logits at the hidden positions, float32 [B, P, V]."""
+        """The generator's outputs at the hidden positions, with `logits` [B, P, V]."""
         inputs = {
             **batch,
             "input_ids": masked.input_ids,
             "masked_positions": masked.positions,
         }
-        return self.generator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
+        return self.generator(inputs, training=training, dropout_seed=dropout_seed)
 
-    def sample(self, generator_logits, masked, step, part=None):
-        """Replacements drawn from the generator, int32 [B, P]; no gradient flows through."""
-        config = self.config
-        logits = masking.sampling_logits(
-            generator_logits, masked.ids, config.temperature, config.disallow_correct
-        )
-        shape = tf.shape(masked.ids)
+    def sample(self, generated, masked, training, step, part=None):
+        """Replacements drawn from the generator, and its loss, which takes the same softmax.
+
+        Returns:
+          `(sampled_ids, masked_lm_loss, is_restored)`, each [B, P]: int32, without a gradient;
+          float32; float32, 1 where the likeliest token is the true one.
+        """
+        config, shape = self.config, tf.shape(masked.ids)
         noise = self.noise([shape[0], shape[1], 2], SAMPLING, step, part)
-        flat = tf.reshape(logits, [-1, logits.shape[-1]])
-        return tf.reshape(masking.sample_tokens(flat, tf.reshape(noise, [-1, 2])), shape)
+        loss, is_restored, sampled_ids, _ = runner(training)(
+            islands.masked_lm,
+            tf.reshape(generated["unbiased_logits"], [-1, config.vocab_size]),
+            self.generator.head.bias,
+            tf.reshape(masked.ids, [-1]),
+            tf.reshape(noise, [-1, 2]),
+            temperature=config.temperature,
+            disallow_correct=config.disallow_correct,
+        )
+        return tuple(tf.reshape(x, shape) for x in (sampled_ids, loss, is_restored))
 
     def replace(self, batch, masked, sampled_ids):
         """The discriminator's input and labels.
@@ -192,12 +207,21 @@ class ElectraPretrainer(keras.Model):
             seed = randomness.fold_in(seed, part.index)
         generator_seed, discriminator_seed = randomness.split(seed, 2)
         masked = self.mask(batch, step, part)
-        generator_logits = self.generate(batch, masked, training, generator_seed)
-        sampled_ids = self.sample(generator_logits, masked, step, part)
+        generated = self.generate(batch, masked, training, generator_seed)
+        sampled_ids, masked_lm_loss, is_restored = self.sample(
+            generated, masked, training, step, part
+        )
         replaced_ids, is_replaced = self.replace(batch, masked, sampled_ids)
         discriminator_logits = self.discriminate(batch, replaced_ids, training, discriminator_seed)
         return PretrainingOutputs(
-            masked, generator_logits, sampled_ids, replaced_ids, is_replaced, discriminator_logits
+            masked,
+            generated["logits"],
+            masked_lm_loss,
+            is_restored,
+            sampled_ids,
+            replaced_ids,
+            is_replaced,
+            discriminator_logits,
         )
 
     def statistics(self, batch, outputs):
@@ -213,19 +237,13 @@ class ElectraPretrainer(keras.Model):
         """
         masked, logits = outputs.masked, outputs.discriminator_logits
         input_mask = tf.cast(batch["input_mask"], tf.float32)
-        masked_lm_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=masked.ids, logits=outputs.generator_logits
-        )
         disc_loss = tf.nn.sigmoid_cross_entropy_with_logits(
             labels=outputs.is_replaced, logits=logits
         )
         predicted = tf.cast(logits >= 0.0, tf.float32) * input_mask
         replaced = outputs.is_replaced * input_mask
-        best = tf.argmax(outputs.generator_logits, axis=-1, output_type=tf.int32)
+        sampled_correct = tf.cast(outputs.sampled_ids == masked.ids, tf.float32)
         bins = tf.cast(tf.sigmoid(logits) * (AUC_BINS - 1), tf.int32)
-
-        def equal(ids):
-            return tf.cast(ids == masked.ids, tf.float32)
 
         def histogram(weights):
             return tf.math.unsorted_segment_sum(
@@ -237,9 +255,9 @@ class ElectraPretrainer(keras.Model):
             "positions": tf.cast(tf.size(logits), tf.float32),
             "tokens": tf.reduce_sum(input_mask),
             "masked": tf.reduce_sum(masked.weights),
-            "masked_lm_loss": tf.reduce_sum(_weighted(masked_lm_loss, masked.weights)),
-            "masked_lm_correct": tf.reduce_sum(equal(best) * masked.weights),
-            "sampled_correct": tf.reduce_sum(equal(outputs.sampled_ids) * masked.weights),
+            "masked_lm_loss": tf.reduce_sum(_weighted(outputs.masked_lm_loss, masked.weights)),
+            "masked_lm_correct": tf.reduce_sum(outputs.is_restored * masked.weights),
+            "sampled_correct": tf.reduce_sum(sampled_correct * masked.weights),
             "disc_loss": tf.reduce_sum(disc_loss * input_mask),
             "disc_example_loss": tf.reduce_sum(
                 tf.reduce_sum(disc_loss * input_mask, -1) / (1e-6 + tf.reduce_sum(input_mask, -1))

@@ -206,11 +206,10 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
     def _add_by_token(self, outputs):
         """Sums what both networks got right at the hidden positions, by the true token."""
         masked = outputs.masked
-        best = tf.argmax(outputs.generator_logits, axis=-1, output_type=tf.int32)
         disc_correct = (outputs.discriminator_logits >= 0.0) == (outputs.is_replaced > 0.0)
         values = {
             "masked": tf.ones_like(masked.ids, tf.bool),
-            "masked_lm_correct": best == masked.ids,
+            "masked_lm_correct": outputs.is_restored,
             "disc_correct": masking.gather_positions(disc_correct, masked.positions),
         }
         ids, weights = tf.reshape(masked.ids, [-1]), tf.cast(masked.weights, tf.float64)
