@@ -189,8 +189,9 @@ BFLOAT16 = "--override=mixed_precision=bfloat16"
     [
         ([ACCUMULATE, "--xla"], 1e-4, 1e-5),
         # A gradient of bfloat16 is rounded to 8 bits in each part, before the parts are summed;
-        # after 12 steps the weights were 2.6e-3 apart and the metrics (disc_auc) 3.2e-3.
-        ([ACCUMULATE, "--xla", BFLOAT16], 2.0**-8, 2.0**-8),
+        # after 12 steps the metrics (disc_auc) were 3.2e-3 apart, and of the weights biases that have
+        # hardly moved from 0 up to 4.6e-3.
+        ([ACCUMULATE, "--xla", BFLOAT16], 2.0**-8, 2.0**-7),
     ],
     ids=["xla", "xla-bfloat16"],
 )
