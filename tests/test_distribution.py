@@ -78,6 +78,38 @@ def test_parts_are_the_whole(reference, two_devices, num_replicas, num_parts, ji
         assert np.linalg.norm(weight - expected) <= 1e-5 * np.linalg.norm(expected), path
 
 
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_pieces_side_by_side_are_the_whole(reference, num_parts):
+    """A batch of 8 in pieces of 2 rows, of micro-batches too."""
+    config = dataclasses.replace(STILL, gradient_accumulation_steps=num_parts)
+    losses, weights = train(config, sub_batch_rows=2)
+    np.testing.assert_allclose(losses, reference[0], rtol=1e-5)
+    for path, weight in weights.items():
+        if "key/bias" not in path:
+            expected = reference[1][path]
+            assert np.linalg.norm(weight - expected) <= 1e-5 * np.linalg.norm(expected), path
+
+
+# In a process of its own: threads are shared out before TensorFlow starts.
+SHARE = """
+from electra_tf.training import strategies
+strategy = strategies.create_strategy()
+print(*(strategies.sub_batch_rows(strategy, rows) for rows in (4, 16, 32, 64, 70, 128, 1024)))
+"""
+
+
+def test_rows_side_by_side(monkeypatch):
+    for name in ("TF_CONFIG", "TPU_NAME", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    process = subprocess.run(
+        [sys.executable, "-c", SHARE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.split() == ["None", "8", "16", "16", "None", "16", "128"]
+    # Here TensorFlow has started, with the threads it has.
+    assert strategies.sub_batch_rows(tf.distribute.get_strategy(), 64) is None
+
+
 RUN = [
     "--override=hidden_dropout_prob=0", "--override=attention_probs_dropout_prob=0",
     "--override=eval_batch_size=5", "--override=num_eval_steps=0",

@@ -11,7 +11,7 @@ def build(task):
     from electra_tf import ElectraPretrainer, create_optimizer, records
     from electra_tf.configs import PretrainingConfig
     from electra_tf.training.loop import PretrainingTrainer
-    from electra_tf.training.strategies import create_strategy
+    from electra_tf.training.strategies import create_strategy, sub_batch_rows
 
     config = PretrainingConfig(**task["config"])
     shards = records.read_shards(records.find_shards(task["records"]))
@@ -20,7 +20,8 @@ def build(task):
     strategy = create_strategy()
     with strategy.scope():
         model = ElectraPretrainer(config, task["mask_id"], task["special_ids"])
-        model.compile(create_optimizer(config))
+        rows = sub_batch_rows(strategy, config.train_batch_size)
+        model.compile(create_optimizer(config), sub_batch_rows=rows)
         dataset = strategy.distribute_datasets_from_function(
             lambda context: batches.training(config.seed, 0, config.num_train_steps)
         )

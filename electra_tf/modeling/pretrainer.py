@@ -95,15 +95,21 @@ class ElectraPretrainer(keras.Model):
             config.generator_config(), embeddings=self.discriminator.embeddings, dtype=dtype
         )
         self.loss_scale = LossScale(config.mixed_precision)
+        self._sub_batch_rows = None
         self.built = True
 
-    def compile(self, optimizer, jit_compile=False, **kwargs):
+    def compile(self, optimizer, jit_compile=False, sub_batch_rows=None, **kwargs):
         """As `keras.Model.compile`; there is no other loss than ELECTRA's own.
 
-        With `jit_compile` the gradients of a replica are compiled by XLA, the update is not.
+        Args:
+          optimizer: `optimization.AdamWeightDecay`.
+          jit_compile: whether XLA compiles the gradients of a replica; the update it does not.
+          sub_batch_rows: training computes so many rows in one piece, and several pieces side by
+            side (`training.strategies.sub_batch_rows`); None for all.
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.optimizer.build(self.trainable_variables)
+        self._sub_batch_rows = sub_batch_rows
         self._compute_gradients = self.compute_gradients
         if jit_compile:
             self._compute_gradients = tf.function(self.compute_gradients, jit_compile=True)
@@ -302,13 +308,48 @@ class ElectraPretrainer(keras.Model):
           `(gradients, statistics)`: those of the loss times `loss_scale`, a list like
           `trainable_variables`, and `statistics`.
         """
+        sub_batches = self._sub_batches(batch, part)
+        if totals is None and len(sub_batches) > 1:
+            totals = self.totals(batch, step, part)
+
+        def run(rows, step, rows_part):
+            return self.statistics(rows, self(rows, training=True, step=step, part=rows_part))
+
+        if len(sub_batches) > 1:  # All alike: to trace one is enough.
+            run = tf.function(run, autograph=False)
+        losses, statistics = [], []
         with tf.GradientTape() as tape:
-            outputs = self(batch, training=True, step=step, part=part)
-            statistics = self.statistics(batch, outputs)
-            loss = self.loss_scale.scale(self.losses_of(statistics, totals)[0])
+            for rows, rows_part in sub_batches:
+                statistics.append(run(rows, step, rows_part))
+                losses.append(self.losses_of(statistics[-1], totals)[0])
+            loss = self.loss_scale.scale(sum(losses))
+        statistics = tf.nest.map_structure(lambda *values: sum(values), *statistics)
         variables = [variable.value for variable in self.trainable_variables]
         gradients = tape.gradient(loss, variables)
         return [tf.convert_to_tensor(g) for g in gradients], statistics
+
+    def _sub_batches(self, batch, part):
+        """Cuts a batch into pieces that depend on each other nowhere but in the sum of their losses.
+
+        Returns:
+          list of `(rows, BatchPart)`.
+        """
+        num_rows = batch["input_ids"].shape[0]
+        size = self._sub_batch_rows
+        if size is None or num_rows is None or num_rows <= size or num_rows % size:
+            return [(batch, part)]
+        number = num_rows // size
+        index, first_row, global_rows = part or BatchPart(0, 0, num_rows)
+        return [
+            (
+                {name: values[k * size : (k + 1) * size] for name, values in batch.items()},
+                BatchPart(
+                    *map(tf.convert_to_tensor, (index * number + k, first_row + k * size)),
+                    tf.convert_to_tensor(global_rows),
+                ),
+            )
+            for k in range(number)
+        ]
 
     def gradient_step(self, batch):
         """One step of training: gradients of all micro-batches and replicas, clipping, update.
@@ -342,7 +383,8 @@ class ElectraPretrainer(keras.Model):
     def _accumulate_gradients(self, batch, step, replica, num_parts):
         """Sums gradients and statistics over micro-batches, one after the other."""
         rows = tf.shape(batch["input_ids"])[0]
-        part_rows = rows // num_parts
+        part_rows, static_rows = rows // num_parts, batch["input_ids"].shape[0]
+        static_rows = static_rows and static_rows // num_parts
         num_rows = rows * replica.num_replicas_in_sync
         replica_id = tf.cast(replica.replica_id_in_sync_group, tf.int32)
 
@@ -356,7 +398,10 @@ class ElectraPretrainer(keras.Model):
 
         def gradients_of(k):
             part_batch = {
-                name: values[k * part_rows : (k + 1) * part_rows] for name, values in batch.items()
+                name: tf.ensure_shape(
+                    values[k * part_rows : (k + 1) * part_rows], [static_rows, values.shape[1]]
+                )
+                for name, values in batch.items()
             }
             return self._compute_gradients(part_batch, step, part_of(k, part_rows), totals)
 

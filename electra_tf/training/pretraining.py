@@ -25,7 +25,12 @@ from electra_tf.training.run_folder import (
     saved_checkpoints,
 )
 from electra_tf.training.stopping import StopRequest
-from electra_tf.training.strategies import any_worker, is_chief, noticing_lost_workers
+from electra_tf.training.strategies import (
+    any_worker,
+    is_chief,
+    noticing_lost_workers,
+    sub_batch_rows,
+)
 
 # What makes two networks' weights exchangeable; that of dropout and initialization does not.
 _ARCHITECTURE_KEYS = (
@@ -112,7 +117,12 @@ def pretrain(
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         model = ElectraPretrainer(config, tokenizer.mask_id, tokenizer.special_ids)
-        model.compile(create_optimizer(config), jit_compile=jit_compile)
+        rows = config.train_batch_size // strategy.num_replicas_in_sync
+        model.compile(
+            create_optimizer(config),
+            jit_compile=jit_compile,
+            sub_batch_rows=None if jit_compile else sub_batch_rows(strategy, rows),
+        )
     # Outside of the scope: these and the checkpoint's own counter are no variables of the workers'
     # together.
     num_parts = tf.Variable(0, trainable=False, name="gradient_accumulation_steps")
