@@ -106,7 +106,7 @@ def test_a_slow_input_pipeline(text, tmp_path, caplog, monkeypatch):
     read = records.RecordReader.read
 
     def read_slowly(self, numbers):
-        time.sleep(0.5)
+        time.sleep(0.3)
         return read(self, numbers)
 
     monkeypatch.setattr(records.RecordReader, "read", read_slowly)
