@@ -10,7 +10,7 @@ from official.nlp import optimization
 from official.nlp.configs import electra, encoders
 from official.nlp.data.pretrain_dataloader import BertPretrainDataConfig
 from official.nlp.tasks.electra_task import ElectraPretrainConfig, ElectraPretrainTask
-from protocol import serve
+from protocol import serve, step_by_step
 
 
 def encoder_config(sizes):
@@ -74,14 +74,7 @@ def build(task):
         logs = garden_task.train_step(inputs_of(batch, task), model, optimizer, metrics)
         return logs[garden_task.loss]
 
-    batches = read_batches(task)
-
-    def run_steps(steps):
-        for _ in range(steps):
-            loss = train_step(next(batches))
-        return loss
-
-    return run_steps
+    return step_by_step(train_step, read_batches(task))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,22 @@ def serve(build):
         )
 
 
+def step_by_step(train_step, batches):
+    """The function of a number of steps that `serve` asks for.
+
+    Args:
+      train_step: function of a batch that returns the loss.
+      batches: iterator.
+    """
+
+    def run_steps(steps):
+        for _ in range(steps):
+            loss = train_step(next(batches))
+        return loss
+
+    return run_steps
+
+
 def peak_rss_mb():
     """Most memory that this process has held, in 10^6 bytes.
 

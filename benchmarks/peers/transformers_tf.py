@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras
 from masking_tf import hide, read_batches, write
-from protocol import serve
+from protocol import serve, step_by_step
 from transformers import (
     ElectraConfig,
     TFElectraForMaskedLM,
@@ -80,14 +80,7 @@ def build(task):
         optimizer.apply_gradients(zip(gradients, variables))
         return loss
 
-    batches = read_batches(task)
-
-    def run_steps(steps):
-        for _ in range(steps):
-            loss = train_step(next(batches))
-        return loss
-
-    return run_steps
+    return step_by_step(train_step, read_batches(task))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import torch
-from protocol import serve
+from protocol import serve, step_by_step
 from torch.nn import functional as F
 from transformers import (
     ElectraConfig,
@@ -124,14 +124,7 @@ def build(task):
         optimizer.zero_grad()
         return loss.detach()
 
-    batches = read_batches(task)
-
-    def run_steps(steps):
-        for _ in range(steps):
-            loss = train_step(next(batches))
-        return loss
-
-    return run_steps
+    return step_by_step(train_step, read_batches(task))
 
 
 if __name__ == "__main__":

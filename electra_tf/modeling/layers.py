@@ -20,11 +20,9 @@ def initializer(config):
     return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
-def dense(units, config, name, dtype, activation=None):
+def dense(units, config, name, dtype):
     """A dense layer with the original's initialization."""
-    return keras.layers.Dense(
-        units, activation=activation, kernel_initializer=initializer(config), name=name, dtype=dtype
-    )
+    return keras.layers.Dense(units, kernel_initializer=initializer(config), name=name, dtype=dtype)
 
 
 def project(x, *layers):
