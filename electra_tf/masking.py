@@ -4,13 +4,15 @@ Functions of tensors and of uniform noise only, so that the same noise gives the
 any number of devices (google-research/electra `pretrain/pretrain_helpers.py` for the semantics).
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 MASK_RATE = 0.85  # Chosen positions that become [MASK]; the others keep their token.
-_BLOCK = 128  # Tokens that `sample_tokens` sums up at a time.
+_GROUP = 16  # Tokens of a group, see `group_weights`.
+_BLOCK = 64  # Weights that `_invert_cdf` sums up at a time.
 
 
 class MaskedInputs(NamedTuple):
@@ -131,52 +133,91 @@ def scatter_update(sequence, updates, positions):
     return tf.where(is_written, total // tf.maximum(count, 1), sequence)
 
 
-def sample_tokens(logits, noise):
-    """Draws one token from each softmax by inverting its distribution function.
+def group_weights(logits):
+    """Sums of softmax weights over groups of tokens, for `sample_tokens`.
 
-    In two stages, a block of 128 tokens and then a token of it: a sum over few terms rounds little,
-    so that eager and XLA, one device and many draw the same tokens.
+    Group `g` of `G` has the tokens g, g + G, g + 2 G, ...: a sum over slices of the vocabulary, which
+    XLA makes in one pass without storing a weight of a single token.
 
     Args:
       logits: float32 [N, V].
+
+    Returns:
+      `(weights, largest)`: float32 [N, G], the sums of `exp(logits - largest)`, and float32 [N].
+    """
+    vocab_size = logits.shape[-1]
+    num_groups = -(-vocab_size // _GROUP)
+    slices = [logits[:, i : i + num_groups] for i in range(0, vocab_size, num_groups)]
+    padding = num_groups - slices[-1].shape[-1]
+    slices[-1] = tf.pad(slices[-1], [[0, 0], [0, padding]], constant_values=-np.inf)
+    largest = tf.reduce_max(functools.reduce(tf.maximum, slices), axis=-1)
+    return sum(tf.exp(x - largest[:, None]) for x in slices), largest
+
+
+def sample_tokens(weights, logits_of, vocab_size, noise):
+    """Draws one token from each softmax by inverting its distribution function.
+
+    First a group of tokens, then one of its tokens.
+
+    Args:
+      weights: float32 [N, G], of `group_weights`.
+      logits_of: function from tokens, int32 [N, K], to their logits, float32 [N, K].
+      vocab_size: V.
       noise: float32 [N, 2], uniform in [0, 1).
 
     Returns:
       int32 [N].
     """
-    padding = -logits.shape[-1] % _BLOCK
-    # The blocks' logits are kept and not their weights, which XLA then need not write down.
-    blocks = tf.pad(logits, [[0, 0], [0, padding]], constant_values=-np.inf)
-    blocks = tf.reshape(blocks, [-1, blocks.shape[-1] // _BLOCK, _BLOCK])
+    num_groups = weights.shape[-1]
+    group = _invert_cdf(weights, noise[:, 0])
+    tokens = group[:, None] + num_groups * tf.range(-(-vocab_size // num_groups))
+    logits = logits_of(tf.minimum(tokens, vocab_size - 1))
+    logits = tf.where(tokens < vocab_size, logits, -np.inf)
     largest = tf.reduce_max(logits, axis=-1, keepdims=True)
-    block = _invert_cdf(tf.reduce_sum(tf.exp(blocks - largest[..., None]), axis=-1), noise[:, 0])
-    token_logits = tf.gather(blocks, block, batch_dims=1)
-    return block * _BLOCK + _invert_cdf(tf.exp(token_logits - largest), noise[:, 1])
+    return group + num_groups * _invert_cdf(tf.exp(logits - largest), noise[:, 1])
 
 
 def _invert_cdf(weights, noise):
-    """The index at which the running sum of `weights` [N, K] passes `noise` [N] times their sum."""
+    """The index at which the running sum of `weights` [N, K] passes `noise` [N] times their sum.
+
+    First of blocks of weights, then in a block: sums of few terms round little, so that eager and
+    XLA, one device and many find the same; and a running sum is slow.
+    """
+    padding = -weights.shape[-1] % _BLOCK
+    blocks = tf.reshape(
+        tf.pad(weights, [[0, 0], [0, padding]]),
+        [-1, (weights.shape[-1] + padding) // _BLOCK, _BLOCK],
+    )
+    sums = tf.reduce_sum(blocks, axis=-1)
+    block, rest = _pass(sums, noise * tf.reduce_sum(sums, axis=-1))
+    index, _ = _pass(tf.gather(blocks, block, batch_dims=1), rest)
+    return block * _BLOCK + index
+
+
+def _pass(weights, target):
+    """Where the running sum of `weights` [N, K] passes `target` [N], and how far before it that is."""
     cumulative = tf.cumsum(weights, axis=-1)
-    total = cumulative[:, -1:]
-    passed = tf.cast(cumulative <= noise[:, None] * total, tf.int32)
-    # Rounding may let the noise reach the sum itself: the last index that has any weight, then.
-    last = tf.reduce_sum(tf.cast(cumulative < total, tf.int32), axis=-1)
-    return tf.minimum(tf.reduce_sum(passed, axis=-1), last)
+    passed = tf.reduce_sum(tf.cast(cumulative <= target[:, None], tf.int32), axis=-1)
+    # Rounding may let the target reach the sum itself: the last index that has any weight, then.
+    last = tf.reduce_sum(tf.cast(cumulative < cumulative[:, -1:], tf.int32), axis=-1)
+    index = tf.minimum(passed, last)
+    before = tf.gather(cumulative - weights, index, batch_dims=1)
+    return index, target - before
 
 
-def sampling_logits(logits, true_ids, temperature, disallow_correct):
+def sampling_logits(logits, is_true, temperature, disallow_correct):
     """Logits to sample replacements from (the original's `sample_from_softmax`).
 
     Args:
-      logits: float32 [..., V].
-      true_ids: int32 [...].
+      logits: float32 [..., K], of some tokens.
+      is_true: bool [..., K], which of them is the true one.
       temperature: divides the logits.
       disallow_correct: never sample the true token.
 
     Returns:
-      float32 [..., V], without a gradient.
+      float32 [..., K], without a gradient.
     """
     logits = tf.stop_gradient(logits)
     if disallow_correct:
-        logits -= 1000.0 * tf.one_hot(true_ids, logits.shape[-1])
+        logits -= 1000.0 * tf.cast(is_true, tf.float32)
     return logits if temperature == 1.0 else logits / temperature

@@ -43,7 +43,8 @@ def hashed_bits(shape, seed):
     first = _hash(first + _hash(second))
     second = _hash(first + _uint(0x9E3779B1))
     counter = tf.reshape(tf.cast(tf.range(tf.reduce_prod(shape)), tf.uint32), shape)
-    return _hash(counter * _uint(0x9E3779B1) + first, second)
+    # The seed enters before anything else: XLA would store what depends on the counter alone.
+    return _hash(counter + first, second)
 
 
 def _hash(x, key=0):

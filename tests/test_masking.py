@@ -78,12 +78,20 @@ def test_85_percent_become_mask():
     assert (masked.ids.numpy() == 9).all()
 
 
-@pytest.mark.parametrize("vocab_size", [5, 128, 300])
+def sample(logits, noise):
+    weights, largest = masking.group_weights(logits)
+    np.testing.assert_array_equal(largest, logits.numpy().max(axis=-1))
+    return masking.sample_tokens(
+        weights, lambda ids: tf.gather(logits, ids, batch_dims=1), logits.shape[-1], noise
+    )
+
+
+@pytest.mark.parametrize("vocab_size", [5, 128, 300, 3000])
 def test_samples_follow_the_softmax(vocab_size):
     logits = tf.random.stateless_normal([vocab_size], [5, 6], stddev=2.0)
     draws = 60_000
     noise = tf.random.stateless_uniform([draws, 2], [7, 8])
-    tokens = masking.sample_tokens(tf.tile(logits[None], [draws, 1]), noise).numpy()
+    tokens = sample(tf.tile(logits[None], [draws, 1]), noise).numpy()
     counts = np.bincount(tokens, minlength=vocab_size)
     assert len(counts) == vocab_size
     p = tf.nn.softmax(logits).numpy()
@@ -94,17 +102,17 @@ def test_samples_follow_the_softmax(vocab_size):
 def test_samples_at_the_ends_of_the_noise():
     logits = tf.constant([[-1e9, 0.0, 0.0, -1e9]] * 2)
     noise = tf.constant([[0.0, 0.0], [np.nextafter(np.float32(1), 0)] * 2])
-    assert masking.sample_tokens(logits, noise).numpy().tolist() == [1, 2]
+    assert sample(logits, noise).numpy().tolist() == [1, 2]
 
 
 def test_temperature_and_disallow_correct():
     logits = tf.constant([[[0.0, 2.0, 4.0]]])
-    ids = tf.constant([[2]])
-    assert masking.sampling_logits(logits, ids, 2.0, False).numpy().tolist() == [[[0, 1, 2]]]
-    assert masking.sampling_logits(logits, ids, 1.0, True).numpy().tolist() == [[[0, 2, -996]]]
+    is_true = tf.constant([[[False, False, True]]])
+    assert masking.sampling_logits(logits, is_true, 2.0, False).numpy().tolist() == [[[0, 1, 2]]]
+    assert masking.sampling_logits(logits, is_true, 1.0, True).numpy().tolist() == [[[0, 2, -996]]]
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        sampled = tf.reduce_sum(masking.sampling_logits(logits, ids, 1.0, False))
+        sampled = tf.reduce_sum(masking.sampling_logits(logits, is_true, 1.0, False))
     assert tape.gradient(sampled, logits) is None
 
 

@@ -4,7 +4,13 @@ import keras
 import tensorflow as tf
 
 from electra_tf.modeling import islands
-from electra_tf.modeling.layers import dense, layer_norm, project, runner
+from electra_tf.modeling.layers import (
+    dense,
+    layer_norm,
+    project,
+    runner,
+    with_bias_gradient,
+)
 
 
 class MaskedLMHead(keras.layers.Layer):
@@ -28,8 +34,8 @@ class MaskedLMHead(keras.layers.Layer):
         """Gives [..., hidden_size] logits of the vocabulary, in two parts that are yet to be added.
 
         Returns:
-          `(logits, bias)`: [..., vocab_size] in the compute dtype, and float32 [vocab_size]. In
-          training `islands.masked_lm` adds them on its way.
+          `(logits, bias)`: [..., vocab_size] in the compute dtype, and float32 [vocab_size] without a
+          gradient, see `layers.with_bias_gradient`. `islands.masked_lm` adds them on its way.
         """
         # One product of two matrices: a batched one's gradient would be a table for each example.
         flat = runner(training)(
@@ -40,9 +46,11 @@ class MaskedLMHead(keras.layers.Layer):
             epsilon=self.config.layer_norm_eps,
         )
         table = tf.cast(tf.convert_to_tensor(self.embeddings.word_embeddings), flat.dtype)
-        logits = tf.matmul(flat, table, transpose_b=True)
+        logits, bias = with_bias_gradient(
+            tf.matmul(flat, table, transpose_b=True), tf.convert_to_tensor(self.bias)
+        )
         shape = tf.concat([tf.shape(hidden)[:-1], [self.config.vocab_size]], 0)
-        return tf.reshape(logits, shape), tf.convert_to_tensor(self.bias)
+        return tf.reshape(logits, shape), bias
 
 
 class DiscriminatorHead(keras.layers.Layer):

@@ -6,10 +6,13 @@ what is in between. The products stay outside, where oneDNN (or cuBLAS) has them
 slower, in bfloat16 by half. docs/performance.md has what each island gives.
 
 Inside a formula everything is float32, and so are biases, gamma and beta; what it returns has the
-dtype of its first argument. A bias gets its gradient from the product before it (`layers.project`).
+dtype of its first argument. A bias is without a gradient here, it has one from the product before it
+(`layers.project`).
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -44,27 +47,24 @@ def _island(formula, options):
     """The compiled formula; one for all layers, so that each shape is compiled once."""
     function = functools.partial(formula, **dict(options))
     forward = tf.function(function, jit_compile=True, autograph=False)
-    by_hand = _GRADIENTS.get(formula)
+    by_hand = _BY_HAND.get(formula)
 
     @functools.partial(tf.function, jit_compile=True, autograph=False)
-    def backward(tensors, outputs, upstream):
+    def backward(kept, upstream):
         if by_hand:
-            return by_hand(tensors, outputs, upstream, **dict(options))
-        floats = [x for x in tensors if x.dtype.is_floating]
+            return by_hand.gradients(*kept, upstream, **dict(options))
+        floats = [x for x in kept if x.dtype.is_floating]
         with tf.GradientTape() as tape:
             tape.watch(floats)
-            outputs = function(*tensors)
-        gradients = iter(tape.gradient(outputs, floats, upstream, tf.UnconnectedGradients.ZERO))
-        return [next(gradients) if x.dtype.is_floating else None for x in tensors]
+            outputs = function(*kept)
+        gradients = iter(tape.gradient(outputs, floats, upstream))
+        return [next(gradients) if x.dtype.is_floating else None for x in kept]
 
     @tf.custom_gradient
     def island(*tensors):
         outputs = forward(*tensors)
-
-        def gradient(*upstream):
-            return backward(tensors, outputs if by_hand else None, upstream[0])
-
-        return outputs, gradient
+        kept = by_hand.keep(tensors, outputs) if by_hand else tensors
+        return outputs, lambda *upstream: backward(kept, upstream[0])
 
     return island
 
@@ -82,19 +82,25 @@ def bias_gelu(x, bias):
       x: [N, D].
       bias: float32 [D].
     """
-    return tf.cast(gelu(_float(x) + bias), x.dtype)
+    return tf.cast(gelu(_float(x) + tf.stop_gradient(bias)), x.dtype)
 
 
 def layer_norm(x, gamma, beta, epsilon):
     """LayerNorm over the last axis, in float32; `epsilon` 1e-12 asks for the variance in two passes."""
-    centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-    variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-    return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
+    mean, inverse_deviation = _moments(x, epsilon)
+    return (x - mean) * inverse_deviation * gamma + beta
+
+
+def _moments(x, epsilon):
+    mean = tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x - mean), axis=-1, keepdims=True)
+    return mean, tf.math.rsqrt(variance + epsilon)
 
 
 def bias_gelu_layer_norm(x, bias, gamma, beta, epsilon):
     """LayerNorm(gelu(x + bias)), the masked-language-model head's."""
-    return tf.cast(layer_norm(gelu(_float(x) + bias), gamma, beta, epsilon), x.dtype)
+    activated = gelu(_float(x) + tf.stop_gradient(bias))
+    return tf.cast(layer_norm(activated, gamma, beta, epsilon), x.dtype)
 
 
 def dropout_add_layer_norm(x, bias, residual, gamma, beta, seed, rate, epsilon):
@@ -106,9 +112,43 @@ def dropout_add_layer_norm(x, bias, residual, gamma, beta, seed, rate, epsilon):
       seed: int32 [2], None for no dropout.
       rate: of dropout.
       epsilon: of LayerNorm.
+
+    Returns:
+      `(normalized, mean, inverse_deviation)`: [N, D] like `x`; float32 [N, 1], without a gradient.
     """
-    dropped = randomness.dropout(_float(x) + bias, rate, seed)
-    return tf.cast(layer_norm(_float(residual) + dropped, gamma, beta, epsilon), x.dtype)
+    total = _float(residual) + randomness.dropout(_float(x) + tf.stop_gradient(bias), rate, seed)
+    mean, inverse_deviation = _moments(total, epsilon)
+    normalized = (total - mean) * inverse_deviation * gamma + beta
+    return tf.cast(normalized, x.dtype), mean, inverse_deviation
+
+
+def _kept_of_layer_norm(tensors, outputs):
+    x, bias, residual, gamma, _, seed = tensors
+    return x, bias, residual, gamma, seed, outputs[1], outputs[2]
+
+
+def _layer_norm_gradients(
+    x, bias, residual, gamma, seed, mean, inverse_deviation, upstream, rate, epsilon
+):
+    """Ba et al., 2016; by hand, since mean and deviation are there."""
+    del epsilon  # It is in the deviation.
+    total = _float(residual) + randomness.dropout(_float(x) + bias, rate, seed)
+    normalized = (total - mean) * inverse_deviation
+    upstream = _float(upstream)
+    scaled = upstream * gamma
+    gradient = inverse_deviation * (
+        scaled
+        - tf.reduce_mean(scaled, axis=-1, keepdims=True)
+        - normalized * tf.reduce_mean(scaled * normalized, axis=-1, keepdims=True)
+    )
+    return (
+        tf.cast(randomness.dropout(gradient, rate, seed), x.dtype),
+        None,
+        tf.cast(gradient, x.dtype),
+        tf.reduce_sum(upstream * normalized, axis=0),
+        tf.reduce_sum(upstream, axis=0),
+        None,
+    )
 
 
 def dropout_cast(x, seed, rate, dtype):
@@ -122,71 +162,90 @@ def dropout_cast(x, seed, rate, dtype):
     return tf.cast(randomness.dropout(x, rate, seed), dtype)
 
 
-def softmax_dropout(scores, attention_bias, seed, scale, rate):
-    """dropout(softmax(scores * scale + attention_bias)) over the last axis.
+def softmax_dropout(scores, probabilities, seed, rate):
+    """dropout(probabilities), where those are softmax(scores); the gradient goes to the scores.
+
+    The softmax itself stays outside: oneDNN's takes less than half of the time of XLA's.
 
     Args:
-      scores: [B, heads, T, T].
-      attention_bias: float32 [B, 1, 1, T].
+      scores, probabilities: [B, heads, T, T].
       seed, rate: as in `dropout_add_layer_norm`.
-      scale: 1 / sqrt(size of a head).
-
-    Returns:
-      `(dropped, probabilities)`, both like `scores`.
     """
-    probabilities = tf.nn.softmax(_float(scores) * scale + attention_bias)
-    dropped = randomness.dropout(probabilities, rate, seed)
-    return tf.cast(dropped, scores.dtype), tf.cast(probabilities, scores.dtype)
+    del scores
+    return tf.cast(randomness.dropout(_float(probabilities), rate, seed), probabilities.dtype)
 
 
-def _softmax_dropout_gradient(tensors, outputs, upstream, scale, rate):
-    """By hand, since to compute the softmax anew takes as long as all of this."""
-    probabilities = _float(outputs[1])
-    upstream = randomness.dropout(_float(upstream), rate, tensors[2])
-    mean = tf.reduce_sum(upstream * probabilities, axis=-1, keepdims=True)
-    return tf.cast(scale * probabilities * (upstream - mean), tensors[0].dtype), None, None
+def _softmax_dropout_gradients(probabilities, seed, upstream, rate):
+    upstream = randomness.dropout(_float(upstream), rate, seed)
+    mean = tf.reduce_sum(upstream * _float(probabilities), axis=-1, keepdims=True)
+    gradient = _float(probabilities) * (upstream - mean)
+    return tf.cast(gradient, probabilities.dtype), None, None
 
 
-def masked_lm(logits, bias, ids, noise, temperature, disallow_correct):
-    """The generator's loss and its samples, both of one softmax over the vocabulary.
+def masked_lm(logits, bias, ids, temperature, disallow_correct):
+    """The generator's loss and what to sample by, both of one pass over the vocabulary.
 
     Args:
       logits: [N, V], without the bias.
       bias: float32 [V].
       ids: int32 [N], the true tokens.
-      noise: float32 [N, 2] for `masking.sample_tokens`.
       temperature, disallow_correct: of `masking.sampling_logits`.
 
     Returns:
-      `(loss, is_restored, sampled_ids, log_normalizer)`, each [N]: the cross entropy; whether the
-      true token is the likeliest, float32; int32; the logarithm of the softmax's denominator.
+      `(loss, is_restored, log_normalizer, weights)`: float32 [N], the cross entropy; float32 [N],
+      whether the true token is the likeliest; float32 [N], the logarithm of the softmax's
+      denominator; `masking.group_weights` of the logits to sample from.
     """
-    logits = _float(logits) + bias
+    logits = _float(logits) + tf.stop_gradient(bias)
     true_logits = tf.gather(logits, ids, batch_dims=1)
-    largest = tf.reduce_max(logits, axis=-1)
-    log_normalizer = largest + tf.math.log(
-        tf.reduce_sum(tf.exp(logits - largest[:, None]), axis=-1)
-    )
-    sampling_logits = masking.sampling_logits(logits, ids, temperature, disallow_correct)
+    weights, largest = masking.group_weights(logits)
+    log_normalizer = largest + tf.math.log(tf.reduce_sum(weights, axis=-1))
+    if temperature != 1.0 or disallow_correct:
+        is_true = tf.range(tf.size(bias)) == ids[:, None]
+        weights, _ = masking.group_weights(
+            masking.sampling_logits(logits, is_true, temperature, disallow_correct)
+        )
     return (
         log_normalizer - true_logits,
         tf.cast(true_logits >= largest, tf.float32),
-        masking.sample_tokens(sampling_logits, noise),
         log_normalizer,
+        weights,
     )
 
 
-def _masked_lm_gradient(tensors, outputs, upstream, temperature, disallow_correct):
-    """By hand: the softmax less 1 at the true token."""
-    logits, bias, ids, _ = tensors
-    probabilities = tf.exp(_float(logits) + bias - outputs[3][:, None])
+def _kept_of_masked_lm(tensors, outputs):
+    return *tensors, outputs[2]
+
+
+def _masked_lm_gradients(
+    logits, bias, ids, log_normalizer, upstream, temperature, disallow_correct
+):
+    """The softmax less 1 at the true token."""
+    del temperature, disallow_correct
+    probabilities = tf.exp(_float(logits) + bias - log_normalizer[:, None])
     is_true = tf.range(tf.size(bias)) == ids[:, None]
     gradient = upstream[:, None] * (probabilities - tf.cast(is_true, tf.float32))
-    return tf.cast(gradient, logits.dtype), tf.reduce_sum(gradient, axis=0), None, None
+    return tf.cast(gradient, logits.dtype), None, None
 
 
-# Of a formula's first output; the other outputs are without a gradient.
-_GRADIENTS = {softmax_dropout: _softmax_dropout_gradient, masked_lm: _masked_lm_gradient}
+class _ByHand(NamedTuple):
+    """A gradient by hand, where something that the formula has computed saves time.
+
+    Attributes:
+      keep: function of the formula's `(tensors, outputs)`: what to keep for the gradient.
+      gradients: function of that, of the first output's upstream gradient and of the options: a
+        gradient or None for each of the formula's tensors.
+    """
+
+    keep: Callable
+    gradients: Callable
+
+
+_BY_HAND = {
+    dropout_add_layer_norm: _ByHand(_kept_of_layer_norm, _layer_norm_gradients),
+    softmax_dropout: _ByHand(lambda tensors, outputs: tensors[1:], _softmax_dropout_gradients),
+    masked_lm: _ByHand(_kept_of_masked_lm, _masked_lm_gradients),
+}
 
 
 def _float(x):

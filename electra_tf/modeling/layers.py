@@ -36,8 +36,7 @@ def project(x, *layers):
     """
     kernel = _side_by_side([layer.kernel for layer in layers])
     bias = _side_by_side([layer.bias for layer in layers])
-    product = _product_for_bias(tf.matmul(x, tf.cast(kernel, x.dtype)), bias)
-    return product, tf.stop_gradient(bias)
+    return with_bias_gradient(tf.matmul(x, tf.cast(kernel, x.dtype)), bias)
 
 
 def _side_by_side(variables):
@@ -45,10 +44,17 @@ def _side_by_side(variables):
     return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
 
 
-@tf.custom_gradient
-def _product_for_bias(product, bias):
-    """The product as it is, with the gradient that it and `bias` have where both are added."""
+def with_bias_gradient(product, bias):
+    """Gives a bias that is yet to be added to a product [N, units] its gradient.
 
+    Returns:
+      `(product, bias)`, the product with both gradients, the bias without.
+    """
+    return _with_bias_gradient(product, bias), tf.stop_gradient(bias)
+
+
+@tf.custom_gradient
+def _with_bias_gradient(product, bias):
     def gradient(upstream):
         ones = tf.ones([1, tf.shape(upstream)[0]], upstream.dtype)
         return upstream, tf.cast(tf.matmul(ones, upstream)[0], bias.dtype)
@@ -79,7 +85,7 @@ def add_and_normalize(projected, residual, norm, seed, config):
         seed,
         rate=config.hidden_dropout_prob,
         epsilon=config.layer_norm_eps,
-    )
+    )[0]
 
 
 class Embeddings(keras.layers.Layer):
@@ -156,7 +162,7 @@ class SelfAttention(keras.layers.Layer):
 
         Args:
           hidden: [B * T, hidden_size].
-          attention_bias: float32 [B, 1, 1, T], added to the scores.
+          attention_bias: [B, 1, 1, T], added to the scores.
           seed: int32 [2] or None.
 
         Returns:
@@ -167,18 +173,21 @@ class SelfAttention(keras.layers.Layer):
         batch, length = tf.shape(attention_bias)[0], tf.shape(attention_bias)[3]
         size = config.hidden_size // config.num_attention_heads
         product, bias = project(hidden, self.query, self.key, self.value)
-        # Not an island: TensorFlow transposes faster than XLA.
+        # Not an island: TensorFlow transposes faster than XLA. In this shape, since in bfloat16
+        # oneDNN's product of matrices that adds a bias takes longer than a product and an addition.
+        product = tf.reshape(product, [batch, length, 3 * config.hidden_size])
         heads = tf.reshape(
             tf.nn.bias_add(product, tf.cast(bias, product.dtype)),
             [batch, length, 3, config.num_attention_heads, size],
         )
         query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
-        probabilities, _ = run(
+        # One operation of oneDNN's.
+        scores = tf.matmul(query, key, transpose_b=True) * size**-0.5 + attention_bias
+        probabilities = run(
             islands.softmax_dropout,
-            tf.matmul(query, key, transpose_b=True),
-            attention_bias,
+            scores,
+            tf.nn.softmax(scores),
             attention_seed,
-            scale=size**-0.5,
             rate=config.attention_probs_dropout_prob,
         )
         context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
@@ -257,7 +266,7 @@ class Encoder(keras.layers.Layer):
         if self.embeddings_project is not None:
             product, bias = project(hidden, self.embeddings_project)
             hidden = tf.nn.bias_add(product, tf.cast(bias, product.dtype))
-        attention_bias = (1.0 - tf.cast(input_mask, tf.float32))[:, None, None, :] * -10000.0
+        attention_bias = (1.0 - tf.cast(input_mask, hidden.dtype))[:, None, None, :] * -10000.0
         seeds = randomness.split(seed, 2 * self.config.num_hidden_layers)
         hidden_states = [hidden]
         for i, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward)):

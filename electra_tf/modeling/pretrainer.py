@@ -164,15 +164,24 @@ class ElectraPretrainer(keras.Model):
           float32; float32, 1 where the likeliest token is the true one.
         """
         config, shape = self.config, tf.shape(masked.ids)
+        logits = tf.reshape(generated["unbiased_logits"], [-1, config.vocab_size])
+        bias, ids = self.generator.head.bias, tf.reshape(masked.ids, [-1])
+        options = {
+            "temperature": config.temperature,
+            "disallow_correct": config.disallow_correct,
+        }
+        loss, is_restored, _, weights = runner(training)(
+            islands.masked_lm, logits, bias, ids, **options
+        )
+
+        def sampling_logits_of(tokens):
+            chosen = tf.cast(tf.gather(logits, tokens, batch_dims=1), tf.float32)
+            chosen += tf.gather(bias, tokens)
+            return masking.sampling_logits(chosen, tokens == ids[:, None], **options)
+
         noise = self.noise([shape[0], shape[1], 2], SAMPLING, step, part)
-        loss, is_restored, sampled_ids, _ = runner(training)(
-            islands.masked_lm,
-            tf.reshape(generated["unbiased_logits"], [-1, config.vocab_size]),
-            self.generator.head.bias,
-            tf.reshape(masked.ids, [-1]),
-            tf.reshape(noise, [-1, 2]),
-            temperature=config.temperature,
-            disallow_correct=config.disallow_correct,
+        sampled_ids = masking.sample_tokens(
+            weights, sampling_logits_of, config.vocab_size, tf.reshape(noise, [-1, 2])
         )
         return tuple(tf.reshape(x, shape) for x in (sampled_ids, loss, is_restored))
 
