@@ -1,5 +1,7 @@
 """What the commands have in common: flags, help, errors of one line and exit codes."""
 
+import ctypes
+import importlib
 import logging as py_logging
 import os
 import re
@@ -14,6 +16,33 @@ EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: a job scheduler should start the 
 
 # TensorFlow's own start-up messages would bury the command's.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+_M_ARENA_MAX = -8  # In glibc's malloc.h.
+# What Keras and TensorFlow import where they find it, for what no command does.
+_UNUSED = ("IPython", "cv2", "matplotlib", "pandas", "scipy", "sklearn")
+
+
+def import_tensorflow():
+    """Imports TensorFlow in a way that takes less memory; before anything else imports it.
+
+    For commands, whose process is theirs: without what TensorFlow and Keras would import beside
+    them (170 MB, and more than a second), and with one arena of glibc's allocator for two cores
+    instead of sixteen: what one thread frees in its own, no other thread gets (150 MB).
+    """
+    if "tensorflow" in sys.modules:
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc alone has it.
+        libc.mallopt(_M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 2))
+    hidden = [name for name in _UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        for name in ("tensorflow", "tf_keras"):  # tensorflow-text and Orbit import tf_keras.
+            importlib.import_module(name)
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def run(define_flags, function, description, argv=None):

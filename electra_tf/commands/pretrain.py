@@ -181,6 +181,7 @@ def _run(values):
     config = load_pretraining_config(values.config, overrides)
     if bool(values.corpus) == bool(values.train_data):
         raise UserError("--train_data: give either this flag or --corpus")
+    commands.import_tensorflow()
     from electra_tf.training.strategies import create_strategy, is_chief
 
     strategy = create_strategy(values.strategy, values.num_virtual_devices)

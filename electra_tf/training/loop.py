@@ -115,6 +115,8 @@ class PretrainingTrainer(orbit.StandardTrainer):
         self._input_wait.assign(0.0)
         self._start = time.perf_counter()
 
+    # AutoGraph would read all that this calls, and find nothing to convert.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, iterator):
         start = tf.timestamp()
         with tf.control_dependencies([start]):
