@@ -65,7 +65,8 @@ CONTESTANTS = {
 }
 
 
-def define_flags(values):
+def define_data_flags(values, output_dir):
+    """Flags of the benchmarks that train on records of a text."""
     flags.DEFINE_string(
         "data",
         None,
@@ -79,11 +80,12 @@ def define_flags(values):
         flag_values=values,
     )
     flags.DEFINE_string(
-        "output_dir",
-        "runs/pretrain_throughput",
-        "Folder of records, logs and the plot.",
-        flag_values=values,
+        "output_dir", output_dir, "Folder of records, logs and plots.", flag_values=values
     )
+
+
+def define_flags(values):
+    define_data_flags(values, "runs/pretrain_throughput")
     flags.DEFINE_string(
         "envs", str(ROOT / ".bench-envs"), "What make_envs.sh made.", flag_values=values
     )
@@ -114,6 +116,50 @@ def parse_batch_sizes(texts):
     return [int(text) for text in texts]
 
 
+def find_text(text, output_dir):
+    """`text`, or where it is None the demo corpus, which is written below `output_dir` once."""
+    if text:
+        return text
+    from electra_tf import demo_corpus
+
+    folder = os.path.join(output_dir, "text")
+    if not os.path.exists(folder):
+        demo_corpus.write(folder)
+    return folder
+
+
+def build_records(values, config, folder="data", vocab_file=None):
+    """Builds records of the text, unless they are there.
+
+    Args:
+      values: the parsed flags of `define_data_flags`.
+      config: `configs.PretrainingConfig`.
+      folder: of the records, below --output_dir.
+      vocab_file: where there is no --vocab_file; None to make one of the text.
+
+    Returns:
+      `(Tokenizer, records folder)`.
+    """
+    from electra_tf.commands.pretrain import build_data
+
+    tokenizer, train_data, _ = build_data(
+        config,
+        find_text(values.data, values.output_dir),
+        os.path.join(values.output_dir, folder),
+        values.vocab_file or vocab_file,
+        num_workers=os.cpu_count() or 1,
+    )
+    return tokenizer, os.path.abspath(train_data)
+
+
+def open_records(folder, batch_size, max_seq_length):
+    """The `records.RecordBatches` of a folder."""
+    from electra_tf import records
+
+    shards = records.read_shards(records.find_shards(folder))
+    return records.RecordBatches(shards, batch_size, max_seq_length)
+
+
 def build_batches(values, config):
     """Builds records of the text, unless they are there, and the .npz of their first examples.
 
@@ -124,22 +170,12 @@ def build_batches(values, config):
     """
     import numpy as np
 
-    from electra_tf import demo_corpus, records
-    from electra_tf.commands.pretrain import build_data
-
-    text = values.data or os.path.join(values.output_dir, "text")
-    if not values.data and not os.path.exists(text):
-        demo_corpus.write(text)
-    folder = os.path.join(values.output_dir, "data")
-    tokenizer, train_data, _ = build_data(
-        config, text, folder, values.vocab_file, num_workers=os.cpu_count() or 1
-    )
-    shards = records.read_shards(records.find_shards(train_data))
-    batches = records.RecordBatches(shards, NUM_EXAMPLES, config.max_seq_length)
+    tokenizer, train_data = build_records(values, config)
+    batches = open_records(train_data, NUM_EXAMPLES, config.max_seq_length)
     examples = next(iter(batches.training(config.seed, 0, 1).as_numpy_iterator()))
     path = os.path.join(values.output_dir, "batches.npz")
     np.savez(path, **examples)
-    return tokenizer, os.path.abspath(train_data), os.path.abspath(path)
+    return tokenizer, train_data, os.path.abspath(path)
 
 
 def make_task(config, tokenizer, records_folder, batches, batch_size, dtype):
@@ -241,6 +277,14 @@ def groups(names, max_alive):
     return [ours + others[i : i + size] for i in range(0, len(others), size)] or [ours]
 
 
+def start(name, python, task, log):
+    """A `Worker` that has made its first steps; takes what the class takes."""
+    worker = Worker(name, python, task, log)
+    for steps in START:
+        worker.run(steps)
+    return worker
+
+
 def run_group(names, values, task, before_round):
     """Lets contestants that are alive together take turns.
 
@@ -251,16 +295,32 @@ def run_group(names, values, task, before_round):
     for name in names:
         log = f"{name.replace(' ', '-')}-{task['dtype']}-{task['batch_size']}.log"
         log = os.path.join(values.output_dir, log)
-        workers.append(Worker(name, find_python(name, values.envs), task, log))
-        for steps in START:
-            workers[-1].run(steps)
+        workers.append(start(name, find_python(name, values.envs), task, log))
+    take_turns(workers, values, before_round)
+    return workers
+
+
+def take_turns(workers, values, before_round=lambda: None):
+    """Lets workers train --rounds times --steps steps, and closes them."""
     for _ in range(values.rounds):
         before_round()
         for worker in workers:
             worker.run(values.steps)
     for worker in workers:
         worker.close()
-    return workers
+
+
+def measure_ours(values, task, log, before_round=lambda: None):
+    """The row of `make_row` of electra_tf alone; `before_round` is called before each turn.
+
+    Raises:
+      UserError: its process ended, for want of memory perhaps.
+    """
+    worker = start(OURS, sys.executable, task, log)
+    take_turns([worker], values, before_round)
+    if len(worker.answers) < len(START) + values.rounds:
+        raise UserError(f"{log}: the process that trains ended, see there; try smaller sizes")
+    return make_row(OURS, task, [worker.answers])
 
 
 def measure(values, task, peaks):

@@ -1,7 +1,5 @@
 """electra_tf: the loop that pretrain.py runs, from records to update and statistics."""
 
-from protocol import serve
-
 
 def build(task):
     """As `protocol.serve` wants it."""
@@ -30,4 +28,6 @@ def build(task):
 
 
 if __name__ == "__main__":
+    from protocol import serve
+
     serve(build)
