@@ -9,6 +9,7 @@ from electra_tf.modeling.layers import (
     layer_norm,
     project,
     runner,
+    shape_of,
     with_bias_gradient,
 )
 
@@ -49,7 +50,7 @@ class MaskedLMHead(keras.layers.Layer):
         logits, bias = with_bias_gradient(
             tf.matmul(flat, table, transpose_b=True), tf.convert_to_tensor(self.bias)
         )
-        shape = tf.concat([tf.shape(hidden)[:-1], [self.config.vocab_size]], 0)
+        shape = [*shape_of(hidden)[:-1], self.config.vocab_size]
         return tf.reshape(logits, shape), bias
 
 
@@ -71,4 +72,4 @@ class DiscriminatorHead(keras.layers.Layer):
         """[B, T, hidden_size] -> float32 logits [B, T]."""
         flat = tf.reshape(hidden, [-1, self.config.hidden_size])
         flat = runner(training)(islands.bias_gelu, *project(flat, self.dense))
-        return tf.reshape(self.dense_prediction(flat), tf.shape(hidden)[:-1])
+        return tf.reshape(self.dense_prediction(flat), shape_of(hidden)[:-1])

@@ -39,6 +39,12 @@ def project(x, *layers):
     return with_bias_gradient(tf.matmul(x, tf.cast(kernel, x.dtype)), bias)
 
 
+def shape_of(tensor):
+    """The shape as a list: an int where it is known, else a scalar tensor, which costs operations."""
+    dynamic = None if tensor.shape.is_fully_defined() else tf.unstack(tf.shape(tensor))
+    return [size if size is not None else dynamic[axis] for axis, size in enumerate(tensor.shape)]
+
+
 def _side_by_side(variables):
     tensors = [tf.convert_to_tensor(variable) for variable in variables]
     return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
@@ -56,7 +62,7 @@ def with_bias_gradient(product, bias):
 @tf.custom_gradient
 def _with_bias_gradient(product, bias):
     def gradient(upstream):
-        ones = tf.ones([1, tf.shape(upstream)[0]], upstream.dtype)
+        ones = tf.ones([1, shape_of(upstream)[0]], upstream.dtype)
         return upstream, tf.cast(tf.matmul(ones, upstream)[0], bias.dtype)
 
     return tf.identity(product), gradient
@@ -124,7 +130,7 @@ class Embeddings(keras.layers.Layer):
         """
         words = tf.gather(self.word_embeddings, input_ids)
         segments = tf.gather(self.token_type_embeddings, segment_ids)
-        positions = tf.convert_to_tensor(self.position_embeddings)[: tf.shape(input_ids)[1]]
+        positions = tf.convert_to_tensor(self.position_embeddings)[: shape_of(input_ids)[1]]
         # Not an island: rounding here is what five steps of training amplify most.
         normalized = islands.layer_norm(
             words + positions + segments,
@@ -157,20 +163,20 @@ class SelfAttention(keras.layers.Layer):
         for layer in (self.query, self.key, self.value, self.dense, self.LayerNorm):
             layer.build((None, None, self.config.hidden_size))
 
-    def call(self, hidden, attention_bias, seed=None):
+    def call(self, hidden, attention_bias, seeds=(None, None)):
         """Attends.
 
         Args:
           hidden: [B * T, hidden_size].
           attention_bias: [B, 1, 1, T], added to the scores.
-          seed: int32 [2] or None.
+          seeds: two of int32 [2], of the probabilities' and of the output's dropout, or Nones.
 
         Returns:
           [B * T, hidden_size].
         """
-        config, run = self.config, runner(seed is not None)
-        attention_seed, output_seed = randomness.split(seed, 2)
-        batch, length = tf.shape(attention_bias)[0], tf.shape(attention_bias)[3]
+        config, (attention_seed, output_seed) = self.config, seeds
+        run = runner(attention_seed is not None)
+        batch, _, _, length = shape_of(attention_bias)
         size = config.hidden_size // config.num_attention_heads
         product, bias = project(hidden, self.query, self.key, self.value)
         # Not an island: TensorFlow transposes faster than XLA. In this shape, since in bfloat16
@@ -261,17 +267,17 @@ class Encoder(keras.layers.Layer):
           each block's output.
         """
         # Rows of all examples below each other: products and column sums of matrices are faster.
-        shape = tf.shape(embedded)
+        batch, length, _ = shape_of(embedded)
         hidden = tf.reshape(embedded, [-1, self.config.embedding_size])
         if self.embeddings_project is not None:
             product, bias = project(hidden, self.embeddings_project)
             hidden = tf.nn.bias_add(product, tf.cast(bias, product.dtype))
         attention_bias = (1.0 - tf.cast(input_mask, hidden.dtype))[:, None, None, :] * -10000.0
-        seeds = randomness.split(seed, 2 * self.config.num_hidden_layers)
+        seeds = randomness.split(seed, 3 * self.config.num_hidden_layers)
         hidden_states = [hidden]
         for i, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward)):
-            hidden = attention(hidden, attention_bias, seed=seeds[2 * i])
-            hidden = feed_forward(hidden, seed=seeds[2 * i + 1])
+            hidden = attention(hidden, attention_bias, seeds=seeds[3 * i : 3 * i + 2])
+            hidden = feed_forward(hidden, seed=seeds[3 * i + 2])
             hidden_states.append(hidden)
-        shape = [shape[0], shape[1], self.config.hidden_size]
+        shape = [batch, length, self.config.hidden_size]
         return [tf.reshape(hidden, shape) for hidden in hidden_states]
