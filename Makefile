@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-slow test-gpu lint clean
 
 install: .venv/installed
 
@@ -25,6 +25,9 @@ test: lint
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
 
 clean:
 	rm -rf .venv runs build dist *.egg-info

@@ -99,6 +99,7 @@ class PretrainingConfig:
     seed: CountOrZero = 42
     mixed_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_accumulation_steps: PositiveInt | Literal["auto"] = 1
+    recompute_activations: bool = False
     max_skipped_steps: PositiveInt = 20
     fidelity: Literal["fixed", "google2020"] = "fixed"
 
@@ -180,6 +181,7 @@ class PretrainingConfig:
 RUN_KEYS = frozenset(
     {
         "gradient_accumulation_steps",
+        "recompute_activations",
         "max_skipped_steps",
         "steps_per_loop",
         "save_checkpoints_steps",

@@ -262,3 +262,20 @@ def test_positions_hidden_twice(fidelity, twice):
     masked = model.mask(batch_of(0, 64), 0)
     rows = [p[w == 1] for p, w in zip(masked.positions.numpy(), masked.weights.numpy())]
     assert any(len(set(row)) < len(row) for row in rows) == twice
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    results, num_products = [], []
+    for recompute in (False, True):
+        keras.utils.set_random_seed(1)
+        model = make(dataclasses.replace(CONFIG, recompute_activations=recompute))
+        function, arguments = tf.function(model.compute_gradients), (batch_of(0), tf.constant(3))
+        results.append([g.numpy() for g in function(*arguments)[0]])
+        graph = function.get_concrete_function(*arguments).graph
+        operations = [operation.type for operation in graph.get_operations()]
+        num_products.append(operations.count("MatMul"))
+    for kept, recomputed in zip(*results):
+        np.testing.assert_array_equal(kept, recomputed)
+    # A block's four dense layers forward once more; query, key and value are one product.
+    num_blocks = CONFIG.num_hidden_layers + CONFIG.generator_config().num_hidden_layers
+    assert num_products[1] - num_products[0] == 4 * num_blocks

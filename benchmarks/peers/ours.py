@@ -3,23 +3,25 @@
 
 def build(task):
     """As `protocol.serve` wants it."""
+    from electra_tf import commands
+
+    commands.import_tensorflow()
     import keras
     import tensorflow as tf
 
-    from electra_tf import ElectraPretrainer, create_optimizer, records
+    from electra_tf import records
     from electra_tf.configs import PretrainingConfig
     from electra_tf.training.loop import PretrainingTrainer
-    from electra_tf.training.strategies import create_strategy, sub_batch_rows
+    from electra_tf.training.pretraining import create_model
+    from electra_tf.training.strategies import create_strategy
 
     config = PretrainingConfig(**task["config"])
     shards = records.read_shards(records.find_shards(task["records"]))
     batches = records.RecordBatches(shards, config.train_batch_size, config.max_seq_length)
     keras.utils.set_random_seed(config.seed)
     strategy = create_strategy()
+    model = create_model(config, task["mask_id"], task["special_ids"], strategy)
     with strategy.scope():
-        model = ElectraPretrainer(config, task["mask_id"], task["special_ids"])
-        rows = sub_batch_rows(strategy, config.train_batch_size)
-        model.compile(create_optimizer(config), sub_batch_rows=rows)
         dataset = strategy.distribute_datasets_from_function(
             lambda context: batches.training(config.seed, 0, config.num_train_steps)
         )

@@ -267,6 +267,7 @@ def examples(model, tokenizer, batches):
 
 def _run(values):
     began = time.monotonic()
+    commands.import_tensorflow()
     out = values.output_dir.rstrip("/")
     move_aside(out, values.corpus)
     if values.corpus:

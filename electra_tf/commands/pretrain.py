@@ -78,7 +78,11 @@ def define_flags(values):
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "xla", False, "Compile the gradients by XLA (no gain on a CPU).", flag_values=values
+        "xla",
+        None,
+        "Compile the gradients by XLA. Left out: on a GPU yes, on a CPU no, where its products are "
+        "slower.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "skip_corrupt",

@@ -12,17 +12,18 @@ from electra_tf.modeling.layers import Embeddings, Encoder
 class ElectraModel(keras.Model):
     """What generator and discriminator have in common: embeddings, encoder, folders."""
 
-    def __init__(self, config, embeddings=None, **kwargs):
+    def __init__(self, config, embeddings=None, recompute_activations=False, **kwargs):
         """Makes the layers and their variables.
 
         Args:
           config: `configs.EncoderConfig`.
           embeddings: `Embeddings` to share, or None for new ones.
+          recompute_activations: see `layers.Encoder`.
         """
         super().__init__(**kwargs)
         self.config = config
         self.embeddings = embeddings or Embeddings(config, dtype=self.dtype_policy)
-        self.encoder = Encoder(config, dtype=self.dtype_policy)
+        self.encoder = Encoder(config, recompute_activations, dtype=self.dtype_policy)
         self.seed_generator = keras.random.SeedGenerator()
         if embeddings is None:
             self.embeddings.build()

@@ -90,9 +90,10 @@ class ElectraPretrainer(keras.Model):
             "bfloat16": "mixed_bfloat16",
             "float16": "mixed_float16",
         }[config.mixed_precision]
-        self.discriminator = Discriminator(config.discriminator_config(), dtype=dtype)
+        options = {"recompute_activations": config.recompute_activations, "dtype": dtype}
+        self.discriminator = Discriminator(config.discriminator_config(), **options)
         self.generator = Generator(
-            config.generator_config(), embeddings=self.discriminator.embeddings, dtype=dtype
+            config.generator_config(), embeddings=self.discriminator.embeddings, **options
         )
         self.loss_scale = LossScale(config.mixed_precision)
         self._sub_batch_rows = None

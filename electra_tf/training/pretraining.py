@@ -27,6 +27,7 @@ from electra_tf.training.run_folder import (
 from electra_tf.training.stopping import StopRequest
 from electra_tf.training.strategies import (
     any_worker,
+    compiles,
     is_chief,
     noticing_lost_workers,
     sub_batch_rows,
@@ -57,7 +58,7 @@ def pretrain(
     eval_data=None,
     init_from=None,
     strategy=None,
-    jit_compile=False,
+    jit_compile=None,
     skip_corrupt=False,
     on_start=None,
     on_progress=None,
@@ -80,7 +81,7 @@ def pretrain(
         None for random ones.
       strategy: `tf.distribute.Strategy`, None for one device. In a run of several workers each one
         calls this with the same arguments, and the chief alone writes the folder.
-      jit_compile: whether XLA compiles the gradients.
+      jit_compile: whether XLA compiles the gradients; None for `strategies.compiles`.
       skip_corrupt: leave out unreadable records instead of stopping.
       on_start: function of the step that the run begins or goes on at.
       on_progress: function of (step, metrics, epoch, number of epochs), called after each loop.
@@ -115,14 +116,9 @@ def pretrain(
     run = RunFolder(output_dir, config, data, RUN_KEYS, is_writer=is_chief(strategy))
 
     keras.utils.set_random_seed(config.seed)
-    with strategy.scope():
-        model = ElectraPretrainer(config, tokenizer.mask_id, tokenizer.special_ids)
-        rows = config.train_batch_size // strategy.num_replicas_in_sync
-        model.compile(
-            create_optimizer(config),
-            jit_compile=jit_compile,
-            sub_batch_rows=None if jit_compile else sub_batch_rows(strategy, rows),
-        )
+    model = create_model(
+        config, tokenizer.mask_id, tokenizer.special_ids, strategy, jit_compile=jit_compile
+    )
     # Outside of the scope: these and the checkpoint's own counter are no variables of the workers'
     # together.
     num_parts = tf.Variable(0, trainable=False, name="gradient_accumulation_steps")
@@ -141,6 +137,26 @@ def pretrain(
     if first_step < config.num_train_steps:
         config = model.config = _with_micro_batches(config, num_parts, model, strategy)
         _train(config, tokenizer, strategy, model, batches, eval_batches, run, manager, on_progress)
+    return model
+
+
+def create_model(config, mask_id, special_ids, strategy, jit_compile=None):
+    """The `ElectraPretrainer` of a run, compiled in the way that is fastest on a strategy's devices.
+
+    Args:
+      config, mask_id, special_ids: of `ElectraPretrainer`.
+      strategy: `tf.distribute.Strategy`.
+      jit_compile: whether XLA compiles the gradients; None for `strategies.compiles`.
+    """
+    jit_compile = compiles(strategy) if jit_compile is None else jit_compile
+    rows = config.train_batch_size // strategy.num_replicas_in_sync
+    with strategy.scope():
+        model = ElectraPretrainer(config, mask_id, special_ids)
+        model.compile(
+            create_optimizer(config),
+            jit_compile=jit_compile,
+            sub_batch_rows=None if jit_compile else sub_batch_rows(strategy, rows),
+        )
     return model
 
 

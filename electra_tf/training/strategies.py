@@ -244,6 +244,11 @@ def replica_devices(strategy):
     return list(strategy.extended.worker_devices)
 
 
+def compiles(strategy):
+    """Whether XLA is to compile a replica's gradients: on GPUs. A TPU's strategy compiles by itself."""
+    return all("GPU" in name for name in replica_devices(strategy))
+
+
 def is_chief(strategy):
     """Whether this process writes the run folder."""
     resolver = strategy.cluster_resolver
