@@ -4,9 +4,10 @@
       --output_dir=runs/parity
 
 GOOGLE_CURVE holds records that google-research/electra built (train.tfrecord*, eval.tfrecord*) and
-curve.json, what its training reached on them. Both values of `fidelity` are trained, each with
-several seeds, in processes of one thread; started again, it goes on where it stopped. Prints the
-held-out metrics beside the original's, and draws the training losses to OUTPUT_DIR/parity.png.
+curve.json, what its training reached on them. Both values of `fidelity` are trained, and `fixed` in
+bfloat16, each with several seeds, in processes of one thread; started again, it goes on where it
+stopped. Prints the held-out metrics beside the original's, and draws the training losses to
+OUTPUT_DIR/parity.png.
 """
 
 import concurrent.futures
@@ -23,7 +24,11 @@ from electra_tf.configs import load_pretraining_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "benchmarks" / "google_curve.yaml"
-FIDELITIES = ("google2020", "fixed")
+VARIANTS = {
+    "google2020": {"fidelity": "google2020"},
+    "fixed": {"fidelity": "fixed"},
+    "bfloat16": {"fidelity": "fixed", "mixed_precision": "bfloat16"},
+}
 # Metric, whether less is better, and how much worse than the original is no worse: relative for
 # the losses, absolute for the others.
 METRICS = (
@@ -39,15 +44,18 @@ def define_flags(values):
     flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.", flag_values=values)
     flags.DEFINE_string("output_dir", None, "Folder of run folders.", flag_values=values)
     flags.mark_flags_as_required(["data", "vocab_file", "output_dir"], flag_values=values)
-    flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of each fidelity.", flag_values=values)
+    flags.DEFINE_multi_enum(
+        "variants", list(VARIANTS), list(VARIANTS), "What to train; repeatable.", flag_values=values
+    )
+    flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of each variant.", flag_values=values)
     flags.DEFINE_integer(
         "num_processes", os.cpu_count() or 1, "Trainings at a time.", flag_values=values
     )
 
 
-def train(values, fidelity, seed):
+def train(values, variant, seed):
     """Trains one run, unless it is finished; returns its lines of metrics.jsonl."""
-    folder = pathlib.Path(values.output_dir) / f"{fidelity}-{seed}"
+    folder = pathlib.Path(values.output_dir) / f"{variant}-{seed}"
     num_train_steps = load_pretraining_config(str(CONFIG)).num_train_steps
     lines = read_metrics(folder)
     if not lines or lines[-1]["step"] < num_train_steps or lines[-1]["split"] != "eval":
@@ -59,7 +67,8 @@ def train(values, fidelity, seed):
                     f"--train_data={values.data}/train.tfrecord*",
                     f"--eval_data={values.data}/eval.tfrecord*",
                     f"--vocab_file={values.vocab_file}", f"--output_dir={folder}",
-                    f"--override=fidelity={fidelity}", f"--override=seed={seed}",
+                    f"--override=seed={seed}",
+                    *(f"--override={key}={value}" for key, value in VARIANTS[variant].items()),
                 ],
                 check=True, stderr=log, stdout=log,
                 env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
@@ -83,7 +92,7 @@ def is_reached(name, value, original):
 
 
 def print_table(runs, original):
-    """A row for the original and one for each fidelity: mean and standard deviation over seeds."""
+    """A row for the original and one for each variant: mean and standard deviation over seeds."""
     import numpy as np
     from rich.console import Console
     from rich.table import Table
@@ -94,15 +103,15 @@ def print_table(runs, original):
         table.add_column(name, justify="right")
     table.add_row("original", *(f"{original[name]:.4f}" for name, _, _ in METRICS))
     verdicts = []
-    for fidelity in FIDELITIES:
+    for variant, seeds in runs.items():
         cells = []
         for name, _, _ in METRICS:
-            values = np.array([lines[-1][name] for lines in runs[fidelity]])
+            values = np.array([lines[-1][name] for lines in seeds])
             spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.4f}{spread}")
-            if fidelity == "google2020":  # The other one measures other things by these names.
+            if variant == "google2020":  # The others measure other things by these names.
                 verdicts.append((name, is_reached(name, values.mean(), original[name])))
-        table.add_row(f"{fidelity}, {len(runs[fidelity])} seeds", *cells)
+        table.add_row(f"{variant}, {len(seeds)} seeds", *cells)
     console = Console(width=110)
     console.print(table)
     for name, reached in verdicts:
@@ -110,7 +119,7 @@ def print_table(runs, original):
 
 
 def draw(runs, curve, path):
-    """The training losses: the original's line, and each fidelity's mean and range over seeds."""
+    """The training losses: the original's line, and each variant's mean and range over seeds."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -120,11 +129,11 @@ def draw(runs, curve, path):
         xlabel="step",
         ylabel="mean of the last 100 steps",
     )
-    for (fidelity, seeds), colour in zip(runs.items(), ("tab:blue", "tab:orange")):
+    for (variant, seeds), colour in zip(runs.items(), ("tab:blue", "tab:orange", "tab:green")):
         lines = [[line for line in run if line["split"] == "train"] for run in seeds]
         steps = [line["step"] for line in lines[0]]
         losses = np.array([[line["loss"] for line in run] for run in lines])
-        axes.plot(steps, losses.mean(0), color=colour, label=f"electra_tf, {fidelity}")
+        axes.plot(steps, losses.mean(0), color=colour, label=f"electra_tf, {variant}")
         axes.fill_between(steps, losses.min(0), losses.max(0), color=colour, alpha=0.3)
     steps, losses = zip(*curve["training_loss_mean_of_last_100"])
     axes.plot(steps, losses, "k--", label="original, TF 1.15")
@@ -138,10 +147,10 @@ def _run(values):
         curve = json.load(f)["runs"][0]
     with concurrent.futures.ThreadPoolExecutor(values.num_processes) as pool:
         futures = {
-            fidelity: [pool.submit(train, values, fidelity, seed) for seed in values.seeds]
-            for fidelity in FIDELITIES
+            variant: [pool.submit(train, values, variant, seed) for seed in values.seeds]
+            for variant in values.variants
         }
-        runs = {fidelity: [f.result() for f in started] for fidelity, started in futures.items()}
+        runs = {variant: [f.result() for f in started] for variant, started in futures.items()}
     print_table(runs, curve["eval"])
     path = os.path.join(values.output_dir, "parity.png")
     draw(runs, curve, path)
