@@ -197,21 +197,6 @@ GROUPS = {
 }
 
 
-def name_islands():
-    """Lets the operations of each island carry the name of its formula, for good."""
-    import tensorflow as tf
-
-    from electra_tf.modeling import islands
-
-    compiled = islands.compiled
-
-    def run(formula, *tensors, **options):
-        with tf.name_scope(f"island.{formula.__name__}"):
-            return compiled(formula, *tensors, **options)
-
-    islands.compiled = run
-
-
 def group_of(name):
     """The line of the table to which an operation, "path:type", belongs."""
     if island := ISLAND.search(name):
@@ -251,7 +236,6 @@ def profile_steps(task, steps):
     from peers import ours
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    name_islands()
     run_steps = ours.build(task)
     for number in pretrain_throughput.START:
         run_steps(number)

@@ -39,7 +39,9 @@ def compiled(formula, *tensors, **options):
     Returns:
       what the formula returns.
     """
-    return _island(formula, tuple(sorted(options.items())))(*map(tf.convert_to_tensor, tensors))
+    with tf.name_scope(f"island.{formula.__name__}"):  # For profiles.
+        tensors = map(tf.convert_to_tensor, tensors)
+        return _island(formula, tuple(sorted(options.items())))(*tensors)
 
 
 @functools.cache
