@@ -130,7 +130,7 @@ class Activations(NamedTuple):
 
     Attributes:
       kept: dict by layer, what the forward pass leaves for the backward pass.
-      transient: what the backward pass has on top of it when it begins, before it frees much.
+      transient: the most that loss and backward pass have on top of it.
     """
 
     kept: dict
@@ -164,7 +164,7 @@ def discriminator_activations(config, recompute=False):
 
 
 def generator_activations(config, recompute=False):
-    """The generator's `Activations`; its backward pass begins with the logits' gradient."""
+    """The generator's `Activations`."""
     encoder, length = config.generator_config(), config.max_seq_length
     size = _BYTES[config.mixed_precision]
     predictions = config.max_predictions_per_seq
@@ -177,8 +177,11 @@ def generator_activations(config, recompute=False):
         "masked_lm_head logits": logits,
     }
     block = _backward_of_block(encoder, length, size, recompute)
-    # The logits are gone when the blocks begin.
-    return Activations(kept, max(logits, block - logits))
+    # XLA writes the logits with their bias down in float32, and three slices of a sixteenth; in the
+    # backward pass the logits have a gradient. They are gone when the blocks' begins.
+    loss = max(logits, predictions * config.vocab_size * _FLOAT32 * 19 // 16)
+    block = _backward_of_block(encoder, length, size, recompute)
+    return Activations(kept, max(loss, block - logits))
 
 
 def activation_bytes(config, recompute=False):
@@ -194,9 +197,11 @@ def activation_bytes(config, recompute=False):
     """
     generator = generator_activations(config, recompute)
     discriminator = discriminator_activations(config, recompute)
-    if _generator_ends_first(config):
-        return max(part.total + part.transient for part in (generator, discriminator))
-    return generator.total + discriminator.total + max(generator.transient, discriminator.transient)
+    moments = [part.total + part.transient for part in (generator, discriminator)]
+    if not _generator_ends_first(config):
+        # By then the logits' gradient has taken the logits' place.
+        moments.append(generator.total + discriminator.total)
+    return max(moments)
 
 
 def _generator_ends_first(config):
