@@ -66,6 +66,7 @@ setup(
             "electra-build-vocab=electra_tf.commands.build_vocab:main",
             "electra-build-pretraining-data=electra_tf.commands.build_pretraining_data:main",
             "electra-pretrain=electra_tf.commands.pretrain:main",
+            "electra-plan=electra_tf.commands.plan:main",
             "electra-demo=electra_tf.commands.demo:main",
         ]
     },

@@ -2,8 +2,6 @@
 
 import time
 
-import tensorflow as tf
-
 
 def encoder_flops(config, length):
     """Multiplications and additions of an encoder's matrix products for one sequence, forward."""
@@ -40,6 +38,12 @@ def pretraining_flops(config):
     return 3 * forward_flops(config)
 
 
+def recomputed_flops(config):
+    """What one training example takes more where both encoders' blocks run forward a second time."""
+    encoders = config.generator_config(), config.discriminator_config()
+    return sum(encoder_flops(encoder, config.max_seq_length) for encoder in encoders)
+
+
 def pretraining_flops_google2020(config):
     """The same in the convention of the original's `flops_computation.py`: backward as much as forward."""
     return 2 * forward_flops(config)
@@ -60,6 +64,8 @@ def describe_cost(config, peak_flops):
 
 def measure_peak_flops(dtype, size=2048, repeats=3):
     """Operations a second of a square matrix product of this machine, the best of some tries."""
+    import tensorflow as tf  # Here, since what only counts does without it.
+
     x = tf.random.stateless_normal([size, size], [0, 1], dtype=tf.as_dtype(dtype))
     product = tf.function(lambda: tf.reduce_sum(tf.cast(tf.matmul(x, x)[:1], tf.float32)))
     product().numpy()

@@ -9,10 +9,8 @@ from absl import logging
 from tensorflow.python.client import device_lib
 
 from electra_tf.errors import UserError
+from electra_tf.training.footprint import USABLE_SHARE
 from electra_tf.training.strategies import any_worker, replica_devices
-
-# Of the memory that is free at the start; the rest is for the update, the evaluation and the system.
-USABLE_SHARE = 0.8
 
 _MB = 2**20
 
