@@ -133,8 +133,10 @@ import tensorflow as tf
 from electra_tf import ElectraPretrainer, create_optimizer, load_pretraining_config
 from electra_tf.training import memory
 
-preset, dtype, *sizes = sys.argv[1:]
-config = load_pretraining_config(preset, {"mixed_precision": dtype})
+preset, dtype, variant, *sizes = sys.argv[1:]
+config = load_pretraining_config(
+    preset, {"mixed_precision": dtype, "recompute_activations": variant == "recomputed"}
+)
 model = ElectraPretrainer(config)
 model.compile(create_optimizer(config))
 compute = memory._gradients_of_rows(model)
@@ -155,10 +157,13 @@ for rows in map(int, sizes):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 # So many rows that a chunk of the allocator that is larger than its tensor matters little.
-@pytest.mark.parametrize("preset, small, large", [("tiny", 8, 128), ("small", 8, 32)])
-def test_activations_are_those_measured(preset, small, large, dtype):
+@pytest.mark.parametrize(
+    "preset, variant, small, large",
+    [("tiny", "kept", 8, 128), ("small", "kept", 8, 32), ("small", "recomputed", 8, 32)],
+)
+def test_activations_are_those_measured(preset, variant, small, large, dtype):
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, preset, dtype, str(small), str(large)],
+        [sys.executable, "-c", MEASURE, preset, dtype, variant, str(small), str(large)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -169,5 +174,8 @@ def test_activations_are_those_measured(preset, small, large, dtype):
     assert len(peaks) == 2, done.stderr
     config = load_pretraining_config(preset, {"mixed_precision": dtype})
     measured = (peaks[1] - peaks[0]) / (large - small)
-    print(f"{preset} {dtype}: {measured / 2**20:.2f} MiB a row")
-    assert footprint.activation_bytes(config) == pytest.approx(measured, rel=0.15)
+    planned = footprint.activation_bytes(config, recompute=variant == "recomputed")
+    print(
+        f"{preset} {dtype} {variant}: {measured / 2**20:.2f} MiB a row, {planned / 2**20:.2f} planned"
+    )
+    assert planned == pytest.approx(measured, rel=0.15)

@@ -264,11 +264,14 @@ def test_positions_hidden_twice(fidelity, twice):
     assert any(len(set(row)) < len(row) for row in rows) == twice
 
 
-def test_recomputed_activations_give_the_same_gradients():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recomputed_activations_give_the_same_gradients(dtype):
     results, num_products = [], []
     for recompute in (False, True):
         keras.utils.set_random_seed(1)
-        model = make(dataclasses.replace(CONFIG, recompute_activations=recompute))
+        model = make(
+            dataclasses.replace(CONFIG, mixed_precision=dtype, recompute_activations=recompute)
+        )
         function, arguments = tf.function(model.compute_gradients), (batch_of(0), tf.constant(3))
         results.append([g.numpy() for g in function(*arguments)[0]])
         graph = function.get_concrete_function(*arguments).graph

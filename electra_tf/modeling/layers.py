@@ -295,5 +295,10 @@ class Encoder(keras.layers.Layer):
         return [tf.reshape(hidden, shape) for hidden in hidden_states]
 
     def _block(self, i, attention_bias, seeds, hidden):
-        hidden = self.attention[i](hidden, attention_bias, seeds=seeds[:2])
-        return self.feed_forward[i](hidden, seed=seeds[2])
+        # Not by `__call__`: in the backward pass, where no layer is around these, it would cast the
+        # float32 variables to the compute dtype.
+        attention, feed_forward = self.attention[i], self.feed_forward[i]
+        with tf.name_scope(attention.name):
+            hidden = attention.call(hidden, attention_bias, seeds=seeds[:2])
+        with tf.name_scope(feed_forward.name):
+            return feed_forward.call(hidden, seed=seeds[2])
