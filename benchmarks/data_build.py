@@ -9,7 +9,6 @@ goal: 9 MB of text a second with two workers.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import re
@@ -27,26 +26,11 @@ from electra_tf.errors import UserError
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "data" / "build_pretraining_data.py"
 PRINTED = re.compile(r"([\d.]+) MB of text in [\d.]+ s, ([\d.]+) MB/s")
-VOCAB_SIZE = 30522
 POLL_SECONDS = 0.02
 
 
 def define_flags(values):
-    flags.DEFINE_string(
-        "corpus",
-        None,
-        "Path, folder or glob of text; left out, the English prose of the Python installation.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "vocab_file",
-        None,
-        f"WordPiece vocabulary; left out, one of {VOCAB_SIZE:,} pieces is made of the text.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "output_dir", "runs/data_build", "Folder of text and vocabulary.", flag_values=values
-    )
+    pretrain_throughput.define_data_flags(values, "runs/data_build", text="corpus")
     flags.DEFINE_integer(
         "num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1, flag_values=values
     )
@@ -139,7 +123,9 @@ def find_vocabulary(values, corpus):
     from electra_tf.commands import build_vocab
 
     path = os.path.join(values.output_dir, "vocab.txt")
-    build_vocab.build(corpus, VOCAB_SIZE, path, lowercase=True, strip_accents=None)
+    build_vocab.build(
+        corpus, pretrain_throughput.VOCAB_SIZE, path, lowercase=True, strip_accents=None
+    )
     return path
 
 
@@ -154,8 +140,9 @@ def _run(values):
     rows = [make_row(number, done) for number, done in builds.items()]
     print_table(rows)
     if values.json:
-        with open(values.json, "w") as f:
-            json.dump({"rows": rows}, f, indent=2)
+        from electra_tf import files
+
+        files.write_json(values.json, {"rows": rows})
 
 
 def main(argv=None):

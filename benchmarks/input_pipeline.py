@@ -10,7 +10,6 @@ turns. The goal: the reader is at least 20 times as fast.
 import collections
 import dataclasses
 import itertools
-import json
 import os
 import statistics
 import sys
@@ -134,8 +133,9 @@ def _run(values):
     figures = measure(values, task)
     print_table(figures)
     if values.json:
-        with open(values.json, "w") as f:
-            json.dump(figures, f, indent=2)
+        from electra_tf import files
+
+        files.write_json(values.json, figures)
 
 
 def main(argv=None):

@@ -39,6 +39,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 DTYPES = ("float32", "bfloat16")
 OURS = "electra_tf"
 NUM_EXAMPLES = 4096  # That the others go round in: more than they see in most measurements.
+VOCAB_SIZE = 30522  # Of a vocabulary that is made of the text.
 START = (1, 2)  # Steps of the turns before those that are measured: tracing; warming up.
 
 
@@ -65,10 +66,10 @@ CONTESTANTS = {
 }
 
 
-def define_data_flags(values, output_dir):
-    """Flags of the benchmarks that train on records of a text."""
+def define_data_flags(values, output_dir, text="data"):
+    """Flags of the benchmarks that start from a text; `text` is the name of the one that gives it."""
     flags.DEFINE_string(
-        "data",
+        text,
         None,
         "Path, folder or glob of text; left out, the English prose of the Python installation.",
         flag_values=values,
@@ -76,7 +77,7 @@ def define_data_flags(values, output_dir):
     flags.DEFINE_string(
         "vocab_file",
         None,
-        "WordPiece vocabulary; left out, one of 30,522 pieces is made of the text.",
+        f"WordPiece vocabulary; left out, one of {VOCAB_SIZE:,} pieces is made of the text.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -484,8 +485,9 @@ def _run(values):
     draw(rows, path)
     print(f"wrote {path}")
     if values.json:
-        with open(values.json, "w") as f:
-            json.dump({"rows": rows, "ratios": ratios(rows), "peak_flops": peaks}, f, indent=2)
+        from electra_tf import files
+
+        files.write_json(values.json, {"rows": rows, "ratios": ratios(rows), "peak_flops": peaks})
 
 
 def main(argv=None):

@@ -19,7 +19,6 @@ Writes OUTPUT_DIR/scaling.png, and with --json all figures.
 import collections
 import concurrent.futures
 import dataclasses
-import json
 import multiprocessing
 import os
 import pathlib
@@ -366,8 +365,9 @@ def _run(values):
     else:
         figures = sweep(values, base, sweeps, deadline)
     if values.json:
-        with open(values.json, "w") as f:
-            json.dump(figures, f, indent=2)
+        from electra_tf import files
+
+        files.write_json(values.json, figures)
 
 
 def main(argv=None):
