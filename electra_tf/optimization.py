@@ -59,8 +59,8 @@ def adam_weight_decay(*tensors, weight_decay_rates, beta_1, beta_2, epsilon):
     off by 1.3e-5: more than what separates five steps of ours from the original's.
 
     Args:
-      *tensors: float32; N variables, their N first and N second moments, their N gradients, and the
-        learning rate, a scalar.
+      *tensors: float32; N variables, their N first and N second moments, their N gradients, the
+        learning rate and what the gradients are to be multiplied by, scalars.
       weight_decay_rates: tuple of N floats.
       beta_1, beta_2, epsilon: float.
 
@@ -68,11 +68,12 @@ def adam_weight_decay(*tensors, weight_decay_rates, beta_1, beta_2, epsilon):
       list of the next N variables, N first and N second moments; the same as before for a variable
       with a gradient that is not finite.
     """
-    *tensors, learning_rate = tensors
+    *tensors, learning_rate, gradient_scale = tensors
     size = len(weight_decay_rates)
     lists = [tensors[i : i + size] for i in range(0, 4 * size, size)]
     updated = []
     for variable, m, v, gradient, weight_decay_rate in zip(*lists, weight_decay_rates):
+        gradient *= gradient_scale
         next_m = beta_1 * m + (1.0 - beta_1) * gradient
         next_v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
         update = next_m / (tf.sqrt(next_v) + epsilon) + weight_decay_rate * variable
@@ -95,8 +96,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
     ```
 
     LayerNorm's parameters and biases are not decayed. A variable whose gradient is not finite keeps
-    its value and its moments, while the step counts; after `tf.clip_by_global_norm`, which makes all
-    gradients NaN where one of them is not finite, that goes for all variables.
+    its value and its moments, while the step counts.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         super().__init__(learning_rate=learning_rate, name=name)
         self.weight_decay_rate = weight_decay_rate
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self._gradient_scale = 1.0
 
     def build(self, variables):
         if self.built:
@@ -125,6 +126,15 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
     def slots(self):
         """`(variable index, m, v)` of each trained variable, in the order of `build`."""
         return list(enumerate(zip(self._m, self._v)))
+
+    def apply_scaled(self, gradients, variables, scale):
+        """Like `apply`, of gradients that are yet to be multiplied by `scale`, float32 scalar.
+
+        So clipping takes no pass over memory of its own.
+        """
+        self._gradient_scale = scale
+        self.apply(gradients, variables)
+        self._gradient_scale = 1.0
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """Keras's hook for all variables at once.
@@ -142,7 +152,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         rates = [self.weight_decay_rate if self._decays[index] else 0.0 for index in indices]
         layers = [variable.path.split("/")[:2] for variable in trainable_variables]
 
-        def update_all(distribution, gradients, learning_rate):
+        def update_all(distribution, gradients, learning_rate, gradient_scale):
             for _, group in itertools.groupby(range(len(layers)), lambda i: layers[i]):
                 first, *_ = group = list(group)
                 chosen = slice(first, first + len(group))
@@ -153,16 +163,21 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                         [column[chosen] for column in columns],
                         gradients[chosen],
                         learning_rate,
+                        gradient_scale,
                         rates[chosen],
                     ),
                     group=False,
                 )
 
         tf.__internal__.distribute.interim.maybe_merge_call(
-            update_all, self._distribution_strategy, grads, learning_rate
+            update_all,
+            self._distribution_strategy,
+            grads,
+            learning_rate,
+            self._gradient_scale,
         )
 
-    def _update_layer(self, _, states, gradients, learning_rate, weight_decay_rates):
+    def _update_layer(self, _, states, gradients, learning_rate, gradient_scale, weight_decay_rates):
         """One step of some variables, on one device; `states` are they, their m and their v."""
         states = [variable for column in states for variable in column]
         values = islands.compiled(
@@ -170,6 +185,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             *states,
             *gradients,
             learning_rate,
+            gradient_scale,
             weight_decay_rates=tuple(weight_decay_rates),
             beta_1=self.beta_1,
             beta_2=self.beta_2,
@@ -253,21 +269,20 @@ def reduce_and_clip(gradients, clip_norm, fidelity):
       fidelity: "fixed" or "google2020".
 
     Returns:
-      `(gradients, norm)`: the same on every replica; the norm is that before clipping (under
-      `google2020` the mean of the replicas' norms). All NaN, and a norm that is not finite, where a
-      gradient is not.
+      `(gradients, scale, norm)`, the same on every replica: gradients that are clipped when they
+      are multiplied by the scale, float32 scalar (NaN where a gradient is not finite); their norm
+      before that (under `google2020` the mean of the replicas' norms).
     """
     replica = tf.distribute.get_replica_context()
-
-    def reduce(op, tensors):
-        return tensors if replica.num_replicas_in_sync == 1 else replica.all_reduce(op, tensors)
-
-    if fidelity == "google2020":
+    if fidelity == "google2020" and replica.num_replicas_in_sync > 1:
         gradients, norm = tf.clip_by_global_norm(gradients, clip_norm)
-        return reduce(tf.distribute.ReduceOp.MEAN, gradients), reduce(
-            tf.distribute.ReduceOp.MEAN, norm
-        )
-    return tf.clip_by_global_norm(reduce(tf.distribute.ReduceOp.SUM, gradients), clip_norm)
+        gradients, norm = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [gradients, norm])
+        return gradients, tf.ones([]), norm
+    if replica.num_replicas_in_sync > 1:
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    norm = tf.linalg.global_norm(gradients)
+    scale = clip_norm * tf.minimum(1.0 / norm, 1.0 / clip_norm)
+    return gradients, tf.where(tf.math.is_finite(norm), scale, float("nan")), norm
 
 
 def create_optimizer(config):

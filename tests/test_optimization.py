@@ -75,9 +75,13 @@ def clip_on(strategy, gradients_of_replicas, fidelity):
         gradients = strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(gradients_of_replicas[context.replica_id_in_sync_group])
         )
-        return strategy.run(lambda g: reduce_and_clip([g], 1.0, fidelity), args=(gradients,))
+        return strategy.run(clip, args=(gradients,))
 
-    ([gradients], norm) = run()
+    def clip(gradient):
+        [gradient], scale, norm = reduce_and_clip([gradient], 1.0, fidelity)
+        return gradient * scale, norm
+
+    gradients, norm = run()
     return tuple(
         [x.numpy() for x in strategy.experimental_local_results(value)]
         for value in (gradients, norm)

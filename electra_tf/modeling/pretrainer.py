@@ -380,8 +380,8 @@ class ElectraPretrainer(keras.Model):
         else:
             gradients, statistics = self._accumulate_gradients(batch, step, replica, num_parts)
         gradients = self.loss_scale.unscale(gradients)
-        gradients, norm = reduce_and_clip(gradients, config.clip_norm, config.fidelity)
-        self.optimizer.apply(gradients, self.trainable_variables)
+        gradients, scale, norm = reduce_and_clip(gradients, config.clip_norm, config.fidelity)
+        self.optimizer.apply_scaled(gradients, self.trainable_variables, scale)
         is_finite = tf.math.is_finite(norm)
         self.loss_scale.update(is_finite)
         return {
