@@ -177,7 +177,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             self._gradient_scale,
         )
 
-    def _update_layer(self, _, states, gradients, learning_rate, gradient_scale, weight_decay_rates):
+    def _update_layer(
+        self, _, states, gradients, learning_rate, gradient_scale, weight_decay_rates
+    ):
         """One step of some variables, on one device; `states` are they, their m and their v."""
         states = [variable for column in states for variable in column]
         values = islands.compiled(
