@@ -319,6 +319,7 @@ def draw(rows, sweeps, path):
       path: of the picture.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     by_point = {Point(*(row[axis] for axis in Point._fields)): row for row in rows}
     figure = Figure(figsize=(8, 8), layout="constrained")
@@ -333,8 +334,9 @@ def draw(rows, sweeps, path):
     for panel, name in zip(panels, PANELS.values()):
         panel.set(yscale="log", ylabel=name)
         panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
-        panel.grid(alpha=0.3, which="both", axis="y")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.grid(alpha=0.3, axis="y")
     panels[-1].set_xticks(list(ticks), list(ticks.values()))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110)
