@@ -62,8 +62,7 @@ def time_checkpoints(model, folder, repeats):
     """`(wall seconds, CPU seconds, bytes)` of one checkpoint."""
     import tensorflow as tf
 
-    from electra_tf.training.pretraining import checkpoint_variables
-    from electra_tf.training.run_folder import save_checkpoint
+    from electra_tf.training.checkpoints import checkpoint_variables, save_checkpoint
 
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(variables=checkpoint_variables(model)),

@@ -52,7 +52,7 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def adam_weight_decay(*tensors, weight_decay_rates, beta_1, beta_2, epsilon):
+def adam_weight_decay(*tensors, weight_decay_rates, multipliers, beta_1, beta_2, epsilon):
     """A step of Adam without bias correction and with decoupled weight decay (SEMANTICS 12).
 
     Plain operations, since TensorFlow's fused Adam kernel computes 1 - beta_2 in float32, which is
@@ -61,7 +61,7 @@ def adam_weight_decay(*tensors, weight_decay_rates, beta_1, beta_2, epsilon):
     Args:
       *tensors: float32; N variables, their N first and N second moments, their N gradients, the
         learning rate and what the gradients are to be multiplied by, scalars.
-      weight_decay_rates: tuple of N floats.
+      weight_decay_rates, multipliers: tuples of N floats; the latter are of the learning rate.
       beta_1, beta_2, epsilon: float.
 
     Returns:
@@ -72,12 +72,15 @@ def adam_weight_decay(*tensors, weight_decay_rates, beta_1, beta_2, epsilon):
     size = len(weight_decay_rates)
     lists = [tensors[i : i + size] for i in range(0, 4 * size, size)]
     updated = []
-    for variable, m, v, gradient, weight_decay_rate in zip(*lists, weight_decay_rates):
+    for variable, m, v, gradient, weight_decay_rate, multiplier in zip(
+        *lists, weight_decay_rates, multipliers
+    ):
         gradient *= gradient_scale
         next_m = beta_1 * m + (1.0 - beta_1) * gradient
         next_v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
         update = next_m / (tf.sqrt(next_v) + epsilon) + weight_decay_rate * variable
-        next_variable = variable - tf.cast(learning_rate, variable.dtype) * update
+        rate = tf.cast(learning_rate, variable.dtype) * multiplier
+        next_variable = variable - rate * update
         is_finite = tf.math.is_finite(gradient)
         updated.append(
             [
@@ -106,11 +109,21 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
+        multipliers=None,
         name="adam_weight_decay",
     ):
+        """Makes the optimizer.
+
+        Args:
+          learning_rate: float or schedule.
+          weight_decay_rate, beta_1, beta_2, epsilon: float.
+          multipliers: list of floats, of the learning rate of each variable in the order of `build`
+            (`layerwise_multipliers`); None for 1.
+        """
         super().__init__(learning_rate=learning_rate, name=name)
         self.weight_decay_rate = weight_decay_rate
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.multipliers = multipliers
         self._gradient_scale = 1.0
 
     def build(self, variables):
@@ -121,6 +134,8 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             [self.add_variable_from_reference(variable, name=name) for variable in variables]
             for name in ("adam_m", "adam_v")
         )
+        if self.multipliers is None:
+            self.multipliers = [1.0] * len(variables)
         self._decays = [not any(word in v.path for word in NO_WEIGHT_DECAY) for v in variables]
 
     def slots(self):
@@ -150,6 +165,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             [self._v[index].value for index in indices],
         ]
         rates = [self.weight_decay_rate if self._decays[index] else 0.0 for index in indices]
+        multipliers = [self.multipliers[index] for index in indices]
         layers = [variable.path.split("/")[:2] for variable in trainable_variables]
 
         def update_all(distribution, gradients, learning_rate, gradient_scale):
@@ -165,6 +181,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                         learning_rate,
                         gradient_scale,
                         rates[chosen],
+                        multipliers[chosen],
                     ),
                     group=False,
                 )
@@ -178,7 +195,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         )
 
     def _update_layer(
-        self, _, states, gradients, learning_rate, gradient_scale, weight_decay_rates
+        self, _, states, gradients, learning_rate, gradient_scale, weight_decay_rates, multipliers
     ):
         """One step of some variables, on one device; `states` are they, their m and their v."""
         states = [variable for column in states for variable in column]
@@ -189,6 +206,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             learning_rate,
             gradient_scale,
             weight_decay_rates=tuple(weight_decay_rates),
+            multipliers=tuple(multipliers),
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
@@ -203,6 +221,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
+            "multipliers": self.multipliers,
         }
 
 
@@ -257,7 +276,7 @@ class LossScale:
         self.finite_in_a_row.assign(tf.where(grows, 0, finite_in_a_row))
 
 
-def reduce_and_clip(gradients, clip_norm, fidelity):
+def reduce_and_clip(gradients, clip_norm, fidelity, excess=None):
     """The replicas' gradients together, clipped by their global norm (SEMANTICS 13).
 
     Under `fixed` each replica's loss is divided by the global batch's numbers of tokens, so that the
@@ -269,6 +288,8 @@ def reduce_and_clip(gradients, clip_norm, fidelity):
       gradients: list of float32 tensors, those of one replica (in a replica context).
       clip_norm: largest global norm.
       fidelity: "fixed" or "google2020".
+      excess: float32 scalar, what a replica's squared norm is larger by than its gradients say,
+        under `google2020`; None for nothing.
 
     Returns:
       `(gradients, scale, norm)`, the same on every replica: gradients that are clipped when they
@@ -277,14 +298,69 @@ def reduce_and_clip(gradients, clip_norm, fidelity):
     """
     replica = tf.distribute.get_replica_context()
     if fidelity == "google2020" and replica.num_replicas_in_sync > 1:
-        gradients, norm = tf.clip_by_global_norm(gradients, clip_norm)
+        norm = _norm(gradients, excess)
+        gradients, norm = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
         gradients, norm = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [gradients, norm])
         return gradients, tf.ones([]), norm
     if replica.num_replicas_in_sync > 1:
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    norm = tf.linalg.global_norm(gradients)
+    norm = _norm(gradients, excess)
     scale = clip_norm * tf.minimum(1.0 / norm, 1.0 / clip_norm)
     return gradients, tf.where(tf.math.is_finite(norm), scale, float("nan")), norm
+
+
+def _norm(gradients, excess):
+    norm = tf.linalg.global_norm(gradients)
+    return norm if excess is None else tf.sqrt(tf.square(norm) + excess)
+
+
+def layerwise_multipliers(network, decay, fidelity):
+    """Multipliers of the learning rate by layer, lower ones near the input (SEMANTICS 17).
+
+    Under `fixed` the head has 1, the top block `decay`, the one below `decay ** 2`, the embeddings
+    and their projection `decay ** (blocks + 1)`. Under `google2020` all but the head's are multiplied
+    by `decay` once more, as in the original's `_get_layer_lrs`.
+
+    Args:
+      network: `modeling.electra.ElectraModel` with a head.
+      decay: float, 1 for one rate everywhere.
+      fidelity: "fixed" or "google2020".
+
+    Returns:
+      list of floats like `network.trainable_variables`.
+    """
+    encoder = network.encoder
+    num_blocks = len(encoder.attention)
+    depth_of = {id(variable): 0 for variable in network.trainable_variables}
+    for variable in network.head.trainable_variables:
+        depth_of[id(variable)] = num_blocks + 1
+    for i in range(num_blocks):
+        for layer in (encoder.attention[i], encoder.feed_forward[i]):
+            for variable in layer.trainable_variables:
+                depth_of[id(variable)] = i + 1
+    extra = 1 if fidelity == "google2020" else 0
+    return [
+        1.0 if depth > num_blocks else decay ** (num_blocks + 1 - depth + extra)
+        for depth in (depth_of[id(variable)] for variable in network.trainable_variables)
+    ]
+
+
+def create_finetuning_optimizer(config, network, num_train_steps):
+    """The optimizer of a resolved `FinetuningConfig` (SEMANTICS, fine-tuning).
+
+    Args:
+      config: `configs.FinetuningConfig` without None.
+      network: what it trains.
+      num_train_steps: int; `warmup_proportion` of them are the warm-up.
+    """
+    num_warmup_steps = num_train_steps * config.warmup_proportion  # Not rounded in the original.
+    if num_warmup_steps == 0 and config.fidelity == "fixed":
+        num_warmup_steps = None
+    schedule = LinearWarmupDecay(
+        config.learning_rate, num_train_steps, num_warmup_steps, config.lr_decay_power
+    )
+    multipliers = layerwise_multipliers(network, config.layerwise_lr_decay, config.fidelity)
+    return AdamWeightDecay(schedule, config.weight_decay_rate, multipliers=multipliers)
 
 
 def create_optimizer(config):

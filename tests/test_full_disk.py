@@ -16,7 +16,8 @@ from test_commands import arguments, assert_same_run, last_line, metrics_of
 from electra_tf import Discriminator, EncoderConfig, commands, corpus, files
 from electra_tf.commands import build_pretraining_data, build_vocab, pretrain
 from electra_tf.training import pretraining
-from electra_tf.training.run_folder import RunFolder, save_checkpoint
+from electra_tf.training.checkpoints import save_checkpoint
+from electra_tf.training.run_folder import RunFolder
 
 PAGE = 4096
 

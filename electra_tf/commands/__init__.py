@@ -45,6 +45,31 @@ def import_tensorflow():
             del sys.modules[name]
 
 
+def define_device_flags(values):
+    """The flags of commands that train on devices, several perhaps."""
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        ["auto", "one_device", "mirrored", "multi_worker", "tpu"],
+        "Devices to train on; auto looks at TF_CONFIG, TPU_NAME and the devices there are.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_virtual_devices",
+        0,
+        "Devices to make of one, to try out several; 0 for those that there are.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "xla",
+        None,
+        "Compile the gradients by XLA. Left out: on a GPU yes, on a CPU no, where its products are "
+        "slower.",
+        flag_values=values,
+    )
+
+
 def run(define_flags, function, description, argv=None):
     """Parses flags, runs a command and turns what the user can mend, or a full disk, into one line.
 

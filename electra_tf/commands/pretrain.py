@@ -63,27 +63,7 @@ def define_flags(values):
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_enum(
-        "strategy",
-        "auto",
-        ["auto", "one_device", "mirrored", "multi_worker", "tpu"],
-        "Devices to train on; auto looks at TF_CONFIG, TPU_NAME and the devices there are.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "num_virtual_devices",
-        0,
-        "Devices to make of one, to try out several; 0 for those that there are.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "xla",
-        None,
-        "Compile the gradients by XLA. Left out: on a GPU yes, on a CPU no, where its products are "
-        "slower.",
-        flag_values=values,
-    )
+    commands.define_device_flags(values)
     flags.DEFINE_bool(
         "skip_corrupt",
         False,

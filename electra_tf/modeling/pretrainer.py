@@ -5,14 +5,13 @@ mask -> generate -> sample -> replace -> discriminate -> losses; each a method, 
 
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
 from electra_tf import masking, randomness
 from electra_tf.modeling import islands
 from electra_tf.modeling.electra import Discriminator, Generator
 from electra_tf.modeling.layers import runner
-from electra_tf.optimization import LossScale, reduce_and_clip
+from electra_tf.modeling.trainable import DTYPE_POLICIES, TrainableModel
 
 AUC_BINS = 4096
 
@@ -44,24 +43,7 @@ class PretrainingOutputs(NamedTuple):
     discriminator_logits: tf.Tensor
 
 
-class BatchPart(NamedTuple):
-    """Which part of a step's global batch a replica or a micro-batch is.
-
-    Randomness is drawn for the global batch, and a part takes its own rows: so N replicas of K
-    micro-batches hide and sample what one device does.
-
-    Attributes:
-      index: int scalar, number of the part; decides its dropout.
-      first_row: int scalar, its first row in the global batch.
-      num_rows: int scalar, rows of the global batch.
-    """
-
-    index: tf.Tensor
-    first_row: tf.Tensor
-    num_rows: tf.Tensor
-
-
-class ElectraPretrainer(keras.Model):
+class ElectraPretrainer(TrainableModel):
     """Generator and discriminator with shared embeddings, and their training step.
 
     ```python
@@ -81,46 +63,22 @@ class ElectraPretrainer(keras.Model):
           mask_id: id of [MASK] (default: BERT's).
           special_ids: ids that are never hidden: [PAD], [CLS], [SEP], [MASK].
         """
-        super().__init__(name="electra_pretrainer", **kwargs)
-        self.config = config
+        super().__init__(config, name="electra_pretrainer", **kwargs)
         self.mask_id = mask_id
         self.special_ids = tuple(special_ids)
-        dtype = {
-            "float32": "float32",
-            "bfloat16": "mixed_bfloat16",
-            "float16": "mixed_float16",
-        }[config.mixed_precision]
+        dtype = DTYPE_POLICIES[config.mixed_precision]
         options = {"recompute_activations": config.recompute_activations, "dtype": dtype}
         self.discriminator = Discriminator(config.discriminator_config(), **options)
         self.generator = Generator(
             config.generator_config(), embeddings=self.discriminator.embeddings, **options
         )
-        self.loss_scale = LossScale(config.mixed_precision)
-        self._sub_batch_rows = None
         self.built = True
 
-    def compile(self, optimizer, jit_compile=False, sub_batch_rows=None, **kwargs):
-        """As `keras.Model.compile`; there is no other loss than ELECTRA's own.
-
-        Args:
-          optimizer: `optimization.AdamWeightDecay`.
-          jit_compile: whether XLA compiles the gradients of a replica; the update it does not.
-          sub_batch_rows: training computes so many rows in one piece, and several pieces side by
-            side (`training.strategies.sub_batch_rows`); None for all.
-        """
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        self.optimizer.build(self.trainable_variables)
-        self._sub_batch_rows = sub_batch_rows
-        self._compute_gradients = self.compute_gradients
-        if jit_compile:
-            self._compute_gradients = tf.function(self.compute_gradients, jit_compile=True)
+    @property
+    def networks(self):
+        return [self.discriminator, self.generator]
 
     # The parts of one step, in their order.
-
-    def seed(self, purpose, step):
-        """The seed, int32 [2], of one use of randomness in one step."""
-        seed = tf.stack([tf.constant(self.config.seed & 0x7FFFFFFF), tf.constant(purpose)])
-        return randomness.fold_in(seed, tf.cast(step, tf.int32))
 
     def noise(self, shape, purpose, step, part):
         """A part's rows of the global batch's uniform noise, float32 of `shape`."""
@@ -292,6 +250,12 @@ class ElectraPretrainer(keras.Model):
             "tokens": tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
         }
 
+    def training_statistics(self, batch, step, part):
+        return self.statistics(batch, self(batch, training=True, step=step, part=part))
+
+    def loss_of(self, statistics, totals):
+        return self.losses_of(statistics, totals)[0]
+
     def losses_of(self, statistics, totals=None):
         """`(loss, masked_lm_loss, disc_loss)`: means over the masked and over the real tokens.
 
@@ -304,127 +268,6 @@ class ElectraPretrainer(keras.Model):
         disc_loss = statistics["disc_loss"] / (1e-6 + totals["tokens"])
         loss = self.config.gen_weight * masked_lm_loss + self.config.disc_weight * disc_loss
         return loss, masked_lm_loss, disc_loss
-
-    def compute_gradients(self, batch, step, part=None, totals=None):
-        """Runs a batch, or a part of one, forth and back, with dropout.
-
-        Args:
-          batch: dict of int32 [B, T].
-          step: int scalar.
-          part: `BatchPart`, None for a whole batch.
-          totals: what `losses_of` divides by.
-
-        Returns:
-          `(gradients, statistics)`: those of the loss times `loss_scale`, a list like
-          `trainable_variables`, and `statistics`.
-        """
-        sub_batches = self._sub_batches(batch, part)
-        if totals is None and len(sub_batches) > 1:
-            totals = self.totals(batch, step, part)
-
-        def run(rows, step, rows_part):
-            return self.statistics(rows, self(rows, training=True, step=step, part=rows_part))
-
-        if len(sub_batches) > 1:  # All alike: to trace one is enough.
-            run = tf.function(run, autograph=False)
-        losses, statistics = [], []
-        with tf.GradientTape() as tape:
-            for rows, rows_part in sub_batches:
-                statistics.append(run(rows, step, rows_part))
-                losses.append(self.losses_of(statistics[-1], totals)[0])
-            loss = self.loss_scale.scale(sum(losses))
-        statistics = tf.nest.map_structure(lambda *values: sum(values), *statistics)
-        variables = [variable.value for variable in self.trainable_variables]
-        gradients = tape.gradient(loss, variables)
-        return [tf.convert_to_tensor(g) for g in gradients], statistics
-
-    def _sub_batches(self, batch, part):
-        """Cuts a batch into pieces that depend on each other nowhere but in the sum of their losses.
-
-        Returns:
-          list of `(rows, BatchPart)`.
-        """
-        num_rows = batch["input_ids"].shape[0]
-        size = self._sub_batch_rows
-        if size is None or num_rows is None or num_rows <= size or num_rows % size:
-            return [(batch, part)]
-        number = num_rows // size
-        index, first_row, global_rows = part or BatchPart(0, 0, num_rows)
-        return [
-            (
-                {name: values[k * size : (k + 1) * size] for name, values in batch.items()},
-                BatchPart(
-                    *map(tf.convert_to_tensor, (index * number + k, first_row + k * size)),
-                    tf.convert_to_tensor(global_rows),
-                ),
-            )
-            for k in range(number)
-        ]
-
-    def gradient_step(self, batch):
-        """One step of training: gradients of all micro-batches and replicas, clipping, update.
-
-        Args:
-          batch: this replica's rows of the global batch, dict of int32 [B, T]; B is a multiple of
-            `gradient_accumulation_steps`.
-
-        Returns:
-          `statistics` of the rows, with `grad_norm` before clipping, and `skipped_steps`: 1 where
-          gradients were not finite, so that no weight has changed, else 0.
-        """
-        config, replica = self.config, tf.distribute.get_replica_context()
-        step = tf.cast(self.optimizer.iterations.value, tf.int32)
-        num_parts = config.gradient_accumulation_steps
-        if replica.num_replicas_in_sync * num_parts == 1:
-            gradients, statistics = self._compute_gradients(batch, step)
-        else:
-            gradients, statistics = self._accumulate_gradients(batch, step, replica, num_parts)
-        gradients = self.loss_scale.unscale(gradients)
-        gradients, scale, norm = reduce_and_clip(gradients, config.clip_norm, config.fidelity)
-        self.optimizer.apply_scaled(gradients, self.trainable_variables, scale)
-        is_finite = tf.math.is_finite(norm)
-        self.loss_scale.update(is_finite)
-        return {
-            **statistics,
-            "grad_norm": norm,
-            "skipped_steps": tf.cast(tf.logical_not(is_finite), tf.float32),
-        }
-
-    def _accumulate_gradients(self, batch, step, replica, num_parts):
-        """Sums gradients and statistics over micro-batches, one after the other."""
-        rows = tf.shape(batch["input_ids"])[0]
-        part_rows, static_rows = rows // num_parts, batch["input_ids"].shape[0]
-        static_rows = static_rows and static_rows // num_parts
-        num_rows = rows * replica.num_replicas_in_sync
-        replica_id = tf.cast(replica.replica_id_in_sync_group, tf.int32)
-
-        def part_of(k, size):
-            index = replica_id * num_parts + k
-            return BatchPart(index, replica_id * rows + k * size, num_rows)
-
-        totals = self.totals(batch, step, part_of(0, rows))
-        if self.config.fidelity == "fixed":
-            totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, totals)
-
-        def gradients_of(k):
-            part_batch = {
-                name: tf.ensure_shape(
-                    values[k * part_rows : (k + 1) * part_rows], [static_rows, values.shape[1]]
-                )
-                for name, values in batch.items()
-            }
-            return self._compute_gradients(part_batch, step, part_of(k, part_rows), totals)
-
-        def add(k, *sums):
-            return k + 1, *tf.nest.map_structure(tf.add, sums, gradients_of(k))
-
-        if num_parts == 1:
-            return gradients_of(0)
-        # One at a time: side by side they would need the memory that they are to save.
-        _, gradients, statistics = tf.while_loop(
-            lambda k, *_: k < num_parts, add, (1, *gradients_of(0)), parallel_iterations=1
-        )
-        return gradients, statistics
 
     # Keras's overrides, for `fit` and `evaluate`.
 

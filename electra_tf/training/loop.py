@@ -91,24 +91,21 @@ def pretraining_sums(*more_scalars):
     return Sums({**scalars, **{name: (AUC_BINS,) for name in _HISTOGRAMS}})
 
 
-class PretrainingTrainer(orbit.StandardTrainer):
-    """Runs `ElectraPretrainer.gradient_step` over batches."""
+class GradientStepTrainer(orbit.StandardTrainer):
+    """Runs `TrainableModel.gradient_step` over batches and sums its statistics over a loop."""
 
-    def __init__(self, strategy, model, dataset, peak_flops):
+    def __init__(self, strategy, model, dataset, sums):
         """Makes the trainer, in the strategy's scope.
 
         Args:
           strategy: `tf.distribute.Strategy`.
-          model: compiled `ElectraPretrainer`.
+          model: compiled `TrainableModel`.
           dataset: the remaining steps' batches, distributed.
-          peak_flops: operations a second that make an mfu of 1, of all devices together.
+          sums: `Sums` of the model's statistics, `grad_norm`, `steps` and `skipped_steps`.
         """
         super().__init__(dataset, orbit.StandardTrainerOptions(use_tf_while_loop=True))
-        self._strategy = strategy
-        self._model = model
-        self._sums = pretraining_sums("grad_norm", "steps", "skipped_steps")
+        self._strategy, self._model, self._sums = strategy, model, sums
         self._input_wait = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="input_wait")
-        self._peak_flops = peak_flops
 
     def train_loop_begin(self):
         self._sums.reset()
@@ -136,24 +133,46 @@ class PretrainingTrainer(orbit.StandardTrainer):
         }
         self._sums.add({**statistics, "skipped_steps": skipped})
 
-    def train_loop_end(self):
-        sums = self._sums.numpy()
-        seconds = time.perf_counter() - self._start
-        config, optimizer = self._model.config, self._model.optimizer
+    def loop_metrics(self, sums, seconds):
+        """The metrics of a loop that do not depend on what is trained, dict of numbers."""
+        optimizer = self._model.optimizer
         steps = int(optimizer.iterations.value.numpy())
-        examples_so_far = steps * config.train_batch_size
-        examples_per_second = float(sums["examples"]) / seconds
         return {
-            **pretraining_metrics(sums, config, is_evaluation=False),
             # The rate of the last update, which was made one step ago.
             "learning_rate": float(optimizer._learning_rate(np.asarray(steps - 1))),
             "grad_norm": ratio(sums["grad_norm"], sums["steps"]),  # Of each replica the same.
             "skipped_steps": int(sums["skipped_steps"]) // self._strategy.num_replicas_in_sync,
             "loss_scale": float(self._model.loss_scale.value.numpy()),
-            "examples_per_second": examples_per_second,
+            "examples_per_second": float(sums["examples"]) / seconds,
             "tokens_per_second": float(sums["tokens"]) / seconds,
-            "mfu": examples_per_second * pretraining_flops(config) / self._peak_flops,
             "input_wait": float(self._input_wait.numpy()) / seconds,
+        }
+
+
+class PretrainingTrainer(GradientStepTrainer):
+    """Trains an `ElectraPretrainer`."""
+
+    def __init__(self, strategy, model, dataset, peak_flops):
+        """Makes the trainer, in the strategy's scope; arguments as of `GradientStepTrainer`.
+
+        Args:
+          peak_flops: operations a second that make an mfu of 1, of all devices together.
+        """
+        sums = pretraining_sums("grad_norm", "steps", "skipped_steps")
+        super().__init__(strategy, model, dataset, sums)
+        self._peak_flops = peak_flops
+
+    def train_loop_end(self):
+        sums = self._sums.numpy()
+        seconds = time.perf_counter() - self._start
+        config = self._model.config
+        loop = self.loop_metrics(sums, seconds)
+        steps = int(self._model.optimizer.iterations.value.numpy())
+        examples_so_far = steps * config.train_batch_size
+        return {
+            **pretraining_metrics(sums, config, is_evaluation=False),
+            **loop,
+            "mfu": loop["examples_per_second"] * pretraining_flops(config) / self._peak_flops,
             "flops": float(pretraining_flops(config) * examples_so_far),
             "flops_google2020": float(pretraining_flops_google2020(config) * examples_so_far),
         }

@@ -15,19 +15,23 @@ from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
 from electra_tf.tokenization import read_vocab, vocab_sha256
 from electra_tf.training import flops
-from electra_tf.training.health import HealthMonitor
-from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
-from electra_tf.training.memory import choose_micro_batches, is_out_of_memory
-from electra_tf.training.run_folder import (
-    RunFolder,
+from electra_tf.training.checkpoints import (
+    checkpoint_variables,
     create_checkpoint_manager,
+    restore,
     save_checkpoint,
     saved_checkpoints,
 )
+from electra_tf.training.health import HealthMonitor
+from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
+from electra_tf.training.memory import choose_micro_batches, is_out_of_memory
+from electra_tf.training.run_folder import RunFolder
 from electra_tf.training.stopping import StopRequest
 from electra_tf.training.strategies import (
     any_worker,
+    check_divisible,
     compiles,
+    distribute,
     is_chief,
     noticing_lost_workers,
     sub_batch_rows,
@@ -44,8 +48,6 @@ _ARCHITECTURE_KEYS = (
     "max_position_embeddings",
     "type_vocab_size",
 )
-# What TensorFlow raises for a checkpoint that is damaged, or of other variables.
-_UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError)
 _COUNTED_EXAMPLES = 8192  # Training examples whose tokens tell which ones are frequent.
 
 
@@ -128,7 +130,7 @@ def pretrain(
     manager = create_checkpoint_manager(
         checkpoint, run.join("checkpoints"), config.keep_checkpoint_max
     )
-    first_step = _restore(checkpoint, manager, model)
+    first_step = restore(checkpoint, manager, model)
     if init_from and first_step == 0:
         import_models(model, init_from)
     run.cut_metrics(first_step)
@@ -160,19 +162,6 @@ def create_model(config, mask_id, special_ids, strategy, jit_compile=None):
     return model
 
 
-def check_divisible(config, strategy):
-    """Refuses a batch that replicas and micro-batches cannot share evenly."""
-    num_replicas, num_parts = strategy.num_replicas_in_sync, config.gradient_accumulation_steps
-    if num_parts == "auto":
-        num_parts = 1
-    if config.train_batch_size % (num_replicas * num_parts):
-        raise UserError(
-            f"train_batch_size={config.train_batch_size} is no multiple of {num_replicas * num_parts}, "
-            f"which is {num_replicas} replicas times gradient_accumulation_steps={num_parts}; choose "
-            "one that is"
-        )
-
-
 def _with_micro_batches(config, num_parts, model, strategy):
     """Replaces `auto`: by what this run had before, so that it goes on to the same bits, or measured."""
     number = config.gradient_accumulation_steps
@@ -189,49 +178,6 @@ def _open(config, tokenizer, pattern, flag, skip_corrupt, batch_size):
     shards = records.read_shards(records.find_shards(pattern), skip_corrupt)
     records.check_records(shards, flag, config, tokenizer)
     return records.RecordBatches(shards, batch_size, config.max_seq_length)
-
-
-def checkpoint_variables(model):
-    """Everything a resumed run needs, by name: weights, Adam's moments, the step.
-
-    Masks, samples, dropout and the order of the data follow from the step and the seed.
-    """
-    names = {}
-    for network in (model.discriminator, model.generator):
-        for name, (variable, _) in huggingface.model_tensors(network).items():
-            names.setdefault(id(variable), f"{network.name}/{name}")
-    variables = {
-        "step": model.optimizer.iterations.value,
-        "loss_scale": model.loss_scale.value,
-        "finite_in_a_row": model.loss_scale.finite_in_a_row,
-        "skipped_in_a_row": model.loss_scale.skipped_in_a_row,
-    }
-    for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
-        name = names[id(variable)]
-        variables |= {name: variable.value, f"{name}/adam_m": m.value, f"{name}/adam_v": v.value}
-    return variables
-
-
-def _restore(checkpoint, manager, model):
-    """Restores the newest checkpoint that can be read, if any; returns the step to go on at."""
-    unreadable = []
-    for path in reversed(saved_checkpoints(manager)):
-        try:
-            checkpoint.restore(path).assert_consumed()
-        except _UNREADABLE as error:
-            unreadable.append(f"{path}: cannot restore the checkpoint ({_first_line(error)})")
-            continue
-        step = int(model.optimizer.iterations.value.numpy())
-        if unreadable:
-            logging.warning("%s; going on from the one of step %d", "; ".join(unreadable), step)
-        logging.info("resumed at step %d", step)
-        return step
-    if unreadable:
-        raise UserError(
-            f"{'; '.join(unreadable)}; none is left to go on from: choose another --output_dir to "
-            "start anew"
-        )
-    return 0
 
 
 class _Training:
@@ -364,7 +310,7 @@ def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manag
     health = HealthMonitor(config, batches.num_examples, has_eval_data=bool(eval_batches))
     health.before_training(padding_rate)
     first_step = int(model.optimizer.iterations.value.numpy())
-    dataset = _distribute(
+    dataset = distribute(
         strategy, batches.training, config.seed, first_step, config.num_train_steps
     )
     evaluator = None
@@ -374,7 +320,7 @@ def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manag
             evaluator = PretrainingEvaluator(
                 strategy,
                 model,
-                _distribute(strategy, eval_batches.evaluation, config.num_eval_steps),
+                distribute(strategy, eval_batches.evaluation, config.num_eval_steps),
                 next(iter(eval_batches.evaluation(1))),
                 tokenizer.vocab,
                 token_counts,
@@ -387,22 +333,6 @@ def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manag
             if cause:
                 raise cause from None
         raise
-
-
-def _first_line(error):
-    return str(error).splitlines()[0]
-
-
-def _distribute(strategy, read, *args):
-    """Lets each worker read the parts of its own replicas only."""
-
-    def read_parts(context):
-        num_parts = context.num_replicas_in_sync
-        size = num_parts // context.num_input_pipelines
-        first = context.input_pipeline_id * size
-        return read(*args, num_parts=num_parts, parts=range(first, first + size))
-
-    return strategy.distribute_datasets_from_function(read_parts)
 
 
 def _divides(interval, step):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 
 import tensorflow as tf
 import yaml
@@ -96,6 +95,14 @@ class RunFolder:
                 kept.append(line + "\n")
         files.write(path, "".join(kept))
 
+    def read_metrics(self):
+        """The lines of `metrics.jsonl`, list of dicts."""
+        path = self.join(METRICS_FILE)
+        if not tf.io.gfile.exists(path):
+            return []
+        with tf.io.gfile.GFile(path) as f:
+            return [json.loads(line) for line in f.read().splitlines()]
+
     def write_metrics(self, step, split, metrics):
         """Appends a line to `metrics.jsonl`; what is not finite is written as null."""
         if not self._is_writer:
@@ -105,54 +112,3 @@ class RunFolder:
             line[name] = value if math.isfinite(value) else None
         with tf.io.gfile.GFile(self.join(METRICS_FILE), "a") as f:
             f.write(json.dumps(line) + "\n")
-
-
-def create_checkpoint_manager(checkpoint, folder, max_to_keep):
-    """A `tf.train.CheckpointManager`, also where its state file holds nothing.
-
-    Args:
-      checkpoint: `tf.train.Checkpoint`.
-      folder: where checkpoints lie.
-      max_to_keep: int.
-    """
-    try:
-        return tf.train.CheckpointManager(checkpoint, folder, max_to_keep)
-    except ValueError:  # An empty file; the manager takes only an unreadable one for none.
-        files.remove(os.path.join(folder, "checkpoint"))
-        return tf.train.CheckpointManager(checkpoint, folder, max_to_keep)
-
-
-def saved_checkpoints(manager):
-    """Paths of the checkpoints there are, oldest first; one may be unreadable.
-
-    The files tell, since the manager's own list can be lost.
-    """
-    indices = tf.io.gfile.glob(os.path.join(manager.directory, "ckpt-*.index"))
-    paths = [path.removesuffix(".index") for path in indices]
-    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]))
-
-
-def save_checkpoint(manager, step):
-    """Saves a checkpoint; one that cannot be written to its end leaves no files behind.
-
-    Args:
-      manager: `tf.train.CheckpointManager`.
-      step: number of the checkpoint.
-    """
-    try:
-        manager.save(checkpoint_number=step)
-    except tf.errors.OpError:
-        _remove_unsaved(manager.directory, step)
-        raise
-
-
-def _remove_unsaved(folder, step):
-    """Removes the files of a checkpoint that `CheckpointManager` did not get done."""
-    unfinished = [f"ckpt-{step}_temp", "checkpoint.tmp"]
-    state = tf.train.get_checkpoint_state(folder)
-    saved = state.all_model_checkpoint_paths if state else ()
-    if f"ckpt-{step}" not in map(os.path.basename, saved):
-        unfinished.append(f"ckpt-{step}.")
-    for name in tf.io.gfile.listdir(folder):
-        if name.startswith(tuple(unfinished)):
-            files.remove(tf.io.gfile.join(folder, name))

@@ -237,6 +237,38 @@ def any_worker(strategy, flag):
     return bool(strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) > 0)
 
 
+def check_divisible(config, strategy):
+    """Refuses a batch that replicas and micro-batches cannot share evenly."""
+    num_replicas, num_parts = strategy.num_replicas_in_sync, config.gradient_accumulation_steps
+    if num_parts == "auto":
+        num_parts = 1
+    if config.train_batch_size % (num_replicas * num_parts):
+        raise UserError(
+            f"train_batch_size={config.train_batch_size} is no multiple of {num_replicas * num_parts}, "
+            f"which is {num_replicas} replicas times gradient_accumulation_steps={num_parts}; choose "
+            "one that is"
+        )
+
+
+def distribute(strategy, read, *args):
+    """Lets each worker read the parts of its own replicas only.
+
+    Args:
+      strategy: `tf.distribute.Strategy`.
+      read: function of `args`, `num_parts` and `parts` that gives a `tf.data.Dataset`, such as
+        `records.RecordBatches.training`.
+      *args: its first arguments.
+    """
+
+    def read_parts(context):
+        num_parts = context.num_replicas_in_sync
+        size = num_parts // context.num_input_pipelines
+        first = context.input_pipeline_id * size
+        return read(*args, num_parts=num_parts, parts=range(first, first + size))
+
+    return strategy.distribute_datasets_from_function(read_parts)
+
+
 def replica_devices(strategy):
     """Names of the devices on which this process's replicas compute."""
     if strategy.num_replicas_in_sync == 1 and strategy.cluster_resolver is None:

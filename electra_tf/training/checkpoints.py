@@ -1,0 +1,115 @@
+"""Checkpoints: everything a resumed run needs, the newest that can be read."""
+
+import os
+
+import tensorflow as tf
+from absl import logging
+
+from electra_tf import files
+from electra_tf.errors import UserError
+from electra_tf.interop import huggingface
+
+# What TensorFlow raises for a checkpoint that is damaged, or of other variables.
+_UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError)
+
+
+def checkpoint_variables(model):
+    """Everything a resumed run needs, by name: weights, Adam's moments, the step.
+
+    Masks, samples, dropout and the order of the data follow from the step and the seed.
+    """
+    names = {}
+    for network in model.networks:
+        for name, (variable, _) in huggingface.model_tensors(network).items():
+            names.setdefault(id(variable), f"{network.name}/{name}")
+    variables = {
+        "step": model.optimizer.iterations.value,
+        "loss_scale": model.loss_scale.value,
+        "finite_in_a_row": model.loss_scale.finite_in_a_row,
+        "skipped_in_a_row": model.loss_scale.skipped_in_a_row,
+    }
+    for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
+        name = names[id(variable)]
+        variables |= {name: variable.value, f"{name}/adam_m": m.value, f"{name}/adam_v": v.value}
+    return variables
+
+
+def restore(checkpoint, manager, model):
+    """Restores the newest checkpoint that can be read, if any; returns the step to go on at.
+
+    Raises:
+      UserError: there are checkpoints, but none can be read.
+    """
+    unreadable = []
+    for path in reversed(saved_checkpoints(manager)):
+        try:
+            checkpoint.restore(path).assert_consumed()
+        except _UNREADABLE as error:
+            unreadable.append(f"{path}: cannot restore the checkpoint ({_first_line(error)})")
+            continue
+        step = int(model.optimizer.iterations.value.numpy())
+        if unreadable:
+            logging.warning("%s; going on from the one of step %d", "; ".join(unreadable), step)
+        logging.info("resumed at step %d", step)
+        return step
+    if unreadable:
+        raise UserError(
+            f"{'; '.join(unreadable)}; none is left to go on from: choose another --output_dir to "
+            "start anew"
+        )
+    return 0
+
+
+def _first_line(error):
+    return str(error).splitlines()[0]
+
+
+def create_checkpoint_manager(checkpoint, folder, max_to_keep):
+    """A `tf.train.CheckpointManager`, also where its state file holds nothing.
+
+    Args:
+      checkpoint: `tf.train.Checkpoint`.
+      folder: where checkpoints lie.
+      max_to_keep: int.
+    """
+    try:
+        return tf.train.CheckpointManager(checkpoint, folder, max_to_keep)
+    except ValueError:  # An empty file; the manager takes only an unreadable one for none.
+        files.remove(os.path.join(folder, "checkpoint"))
+        return tf.train.CheckpointManager(checkpoint, folder, max_to_keep)
+
+
+def saved_checkpoints(manager):
+    """Paths of the checkpoints there are, oldest first; one may be unreadable.
+
+    The files tell, since the manager's own list can be lost.
+    """
+    indices = tf.io.gfile.glob(os.path.join(manager.directory, "ckpt-*.index"))
+    paths = [path.removesuffix(".index") for path in indices]
+    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]))
+
+
+def save_checkpoint(manager, step):
+    """Saves a checkpoint; one that cannot be written to its end leaves no files behind.
+
+    Args:
+      manager: `tf.train.CheckpointManager`.
+      step: number of the checkpoint.
+    """
+    try:
+        manager.save(checkpoint_number=step)
+    except tf.errors.OpError:
+        _remove_unsaved(manager.directory, step)
+        raise
+
+
+def _remove_unsaved(folder, step):
+    """Removes the files of a checkpoint that `CheckpointManager` did not get done."""
+    unfinished = [f"ckpt-{step}_temp", "checkpoint.tmp"]
+    state = tf.train.get_checkpoint_state(folder)
+    saved = state.all_model_checkpoint_paths if state else ()
+    if f"ckpt-{step}" not in map(os.path.basename, saved):
+        unfinished.append(f"ckpt-{step}.")
+    for name in tf.io.gfile.listdir(folder):
+        if name.startswith(tuple(unfinished)):
+            files.remove(tf.io.gfile.join(folder, name))
