@@ -18,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["electra_tf", "electra_tf.*"]),
-    package_data={"electra_tf": ["*.npz", "*.txt"]},
+    package_data={"electra_tf": ["*.npz", "*.txt", "tasks/builtin/*.yaml"]},
     python_requires=">=3.10,<3.14",
     # An unpinned tensorflow-hub or tf_keras moves TensorFlow to 2.21, which breaks
     # tensorflow-text; tensorflow-hub still imports pkg_resources (setuptools < 81).
@@ -43,6 +43,7 @@ setup(
         "safetensors",
         "scikit-learn",
         "scipy",
+        "seqeval",
         "tensorflow-datasets",
         "tokenizers>=0.20",
         "tqdm",
@@ -66,6 +67,7 @@ setup(
             "electra-build-vocab=electra_tf.commands.build_vocab:main",
             "electra-build-pretraining-data=electra_tf.commands.build_pretraining_data:main",
             "electra-pretrain=electra_tf.commands.pretrain:main",
+            "electra-finetune=electra_tf.commands.finetune:main",
             "electra-plan=electra_tf.commands.plan:main",
             "electra-demo=electra_tf.commands.demo:main",
         ]

@@ -1,6 +1,7 @@
-"""Configuration: encoders, pre-training, presets, YAML files and overrides.
+"""Configuration: encoders, pre-training, fine-tuning, presets, YAML files and overrides.
 
-Keys carry the names of google-research/electra `configure_pretraining.py` where it has them.
+Keys carry the names of google-research/electra `configure_pretraining.py` and
+`configure_finetuning.py` where those have them.
 """
 
 import dataclasses
@@ -177,6 +178,98 @@ class PretrainingConfig:
         return wanted > 0 and step % wanted == 0
 
 
+@dataclasses.dataclass(frozen=True)
+class FinetuningConfig:
+    """All that decides the fine-tuning of an encoder, apart from the task and its data.
+
+    `load_finetuning_config` makes one; `docs/finetuning.md` explains the keys. None stands for the
+    value that goes with the encoder's size or with `fidelity` (SEMANTICS, fine-tuning), see
+    `resolved`.
+    """
+
+    learning_rate: Annotated[float, Gt(0)] | None = None
+    layerwise_lr_decay: Annotated[float, Gt(0), Le(1)] | None = None
+    weight_decay_rate: Annotated[float, Ge(0)] | None = None
+    num_train_epochs: Annotated[float, Gt(0)] = 3.0
+    warmup_proportion: Probability = 0.1
+    lr_decay_power: Annotated[float, Gt(0)] = 1.0
+    train_batch_size: PositiveInt = 32
+    max_seq_length: Annotated[int, Ge(5)] | None = None
+    length_buckets: list[PositiveInt] | None = None
+    hidden_dropout_prob: Probability | None = None
+    attention_probs_dropout_prob: Probability | None = None
+    classifier_dropout: Probability = 0.1
+    clip_norm: Annotated[float, Gt(0)] = 1.0
+    seed: CountOrZero = 42
+    mixed_precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    fidelity: Literal["fixed", "google2020"] = "fixed"
+
+    # None of these changes the weights.
+    gradient_accumulation_steps: PositiveInt = 1
+    recompute_activations: bool = False
+    max_skipped_steps: PositiveInt = 20
+    eval_batch_size: PositiveInt = 32
+    steps_per_loop: CountOrZero = 0
+    save_checkpoints_steps: CountOrZero = 0
+
+    # How often the dev set is looked at; which checkpoint is the best depends on it.
+    eval_steps: CountOrZero = 0
+
+    def __post_init__(self):
+        if self.train_batch_size % self.gradient_accumulation_steps:
+            raise UserError(
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
+                f"train_batch_size={self.train_batch_size}; choose a number that does"
+            )
+
+    def resolved(self, encoder_config, kind):
+        """This configuration with a value for every key.
+
+        Args:
+          encoder_config: `EncoderConfig` of the encoder to fine-tune.
+          kind: of the task, "tagging" for longer sequences.
+
+        Raises:
+          UserError: `max_seq_length` exceeds the encoder's positions.
+        """
+        most = encoder_config.max_position_embeddings
+        length = self.max_seq_length or min(256 if kind == "tagging" else 128, most)
+        if length > most:
+            raise UserError(
+                f"max_seq_length={length} exceeds the encoder's {most} positions; lower it"
+            )
+        is_large = encoder_config.hidden_size >= 1024
+        rate = 5e-5 if is_large else 1e-4
+        if self.fidelity == "fixed" and encoder_config.hidden_size <= 256:
+            rate = 3e-4
+        chosen = {
+            "learning_rate": rate,
+            "layerwise_lr_decay": 0.9 if is_large else 0.8,
+            "weight_decay_rate": 0.01 if self.fidelity == "google2020" else 0.0,
+            "max_seq_length": length,
+            "length_buckets": [b for b in LENGTH_BUCKETS if b < length],
+            "hidden_dropout_prob": encoder_config.hidden_dropout_prob,
+            "attention_probs_dropout_prob": encoder_config.attention_probs_dropout_prob,
+        }
+        return dataclasses.replace(
+            self, **{key: v for key, v in chosen.items() if getattr(self, key) is None}
+        )
+
+
+# Few, since each length of a batch is compiled on its own.
+LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384)
+
+FINETUNING_RUN_KEYS = frozenset(
+    {
+        "gradient_accumulation_steps",
+        "recompute_activations",
+        "max_skipped_steps",
+        "eval_batch_size",
+        "steps_per_loop",
+        "save_checkpoints_steps",
+    }
+)
+
 # Keys that may change between two starts of one run: they do not touch the weights.
 RUN_KEYS = frozenset(
     {
@@ -312,12 +405,32 @@ def load_pretraining_config(name_or_file, overrides=None):
       UserError: an unknown preset or key, a missing key, a value of the wrong type or out of range.
     """
     if name_or_file.endswith((".yaml", ".yml")):
-        values = _read_yaml(name_or_file)
+        values = read_yaml(name_or_file)
         preset = values.pop("preset", None)
         values = {**(_preset(preset, f"{name_or_file}: preset") if preset else {}), **values}
     else:
         values = _preset(name_or_file, "--config")
-    return _validate(PretrainingConfig, {**values, **(overrides or {})}, name_or_file)
+    return validate(PretrainingConfig, {**values, **(overrides or {})}, name_or_file)
+
+
+def load_finetuning_config(file=None, overrides=None, task_defaults=None):
+    """Makes a `FinetuningConfig`.
+
+    ```python
+    config = load_finetuning_config(overrides={"num_train_epochs": 1})
+    ```
+
+    Args:
+      file: YAML file of keys, or None.
+      overrides: dict of keys and values that go before the file's.
+      task_defaults: dict of those that the file's go before.
+
+    Raises:
+      UserError: an unknown key, or a value of the wrong type or out of range.
+    """
+    values = read_yaml(file) if file else {}
+    values = {**(task_defaults or {}), **values, **(overrides or {})}
+    return validate(FinetuningConfig, values, file or "--override")
 
 
 def _preset(name, where):
@@ -329,7 +442,12 @@ def _preset(name, where):
     return PRETRAINING_PRESETS[name]
 
 
-def _read_yaml(path):
+def read_yaml(path, flag="--config"):
+    """Reads a YAML file of `key: value` lines as a dict.
+
+    Raises:
+      UserError: that names `flag`, or the line.
+    """
     import tensorflow as tf
     import yaml
 
@@ -337,7 +455,7 @@ def _read_yaml(path):
         with tf.io.gfile.GFile(path) as f:
             values = yaml.safe_load(f)
     except tf.errors.OpError as error:
-        raise UserError(f"--config={path}: cannot read it: {error.message}") from None
+        raise UserError(f"{flag}={path}: cannot read it: {error.message}") from None
     except yaml.YAMLError as error:
         place = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         raise UserError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
@@ -346,7 +464,12 @@ def _read_yaml(path):
     return values
 
 
-def _validate(config_class, values: dict[str, Any], where):
+def validate(config_class, values: dict[str, Any], where):
+    """Makes a configuration of a dict.
+
+    Raises:
+      UserError: that begins with `where`: an unknown or a missing key, or a value that does not fit.
+    """
     import pydantic
 
     known = [field.name for field in dataclasses.fields(config_class)]
@@ -358,12 +481,18 @@ def _validate(config_class, values: dict[str, Any], where):
     missing = [
         field.name
         for field in dataclasses.fields(config_class)
-        if field.default is dataclasses.MISSING and field.name not in values
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise UserError(
-            f"{where}: missing {', '.join(missing)}; set them, or take them from a preset with a "
-            "line 'preset: small'"
+            f"{where}: missing {', '.join(missing)}"
+            + (
+                "; set them, or take them from a preset with a line 'preset: small'"
+                if config_class is PretrainingConfig
+                else ""
+            )
         )
     try:
         return pydantic.TypeAdapter(config_class).validate_python(values)

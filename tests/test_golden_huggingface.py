@@ -99,7 +99,7 @@ def test_a_generator_is_no_discriminator():
     "change, message",
     [
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"model_type": "roberta"}, "model_type is 'roberta'"),
         ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=32"),
     ],
 )

@@ -11,20 +11,36 @@ import numpy as np
 import tensorflow as tf
 
 from electra_tf import files
-from electra_tf.configs import EncoderConfig
+from electra_tf.configs import EncoderConfig, validate
 from electra_tf.errors import UserError
-from electra_tf.modeling.electra import Discriminator, Generator
+from electra_tf.modeling.electra import (
+    Discriminator,
+    Generator,
+    SequenceClassifier,
+    TokenClassifier,
+)
+from electra_tf.modeling.heads import ClassificationHead
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-
-_ARCHITECTURES = {Discriminator: "ElectraForPreTraining", Generator: "ElectraForMaskedLM"}
 
 # Tensors of older folders that repeat others or hold no parameter.
 _REDUNDANT = frozenset({"electra.embeddings.position_ids", "generator_lm_head.weight"})
 
+# What stands on top of an encoder, in folders of ELECTRA and of BERT.
+_HEADS = (
+    "discriminator_predictions.",
+    "generator_predictions.",
+    "generator_lm_head.",
+    "classifier.",
+    "qa_outputs.",
+    "sequence_summary.",
+    "electra.pooler.",
+    "cls.",
+)
+
 
 def model_tensors(model):
-    """The tensors of a `Generator` or `Discriminator` by their names in `model.safetensors`.
+    """The tensors of a network by their names in `model.safetensors`.
 
     Returns:
       dict from name to `(keras.Variable, transposed)`.
@@ -34,6 +50,11 @@ def model_tensors(model):
         tensors |= _layer_norm("generator_predictions.LayerNorm", model.head.LayerNorm)
         tensors |= _dense("generator_predictions.dense", model.head.dense)
         tensors["generator_lm_head.bias"] = (model.head.bias, False)
+    elif isinstance(model.head, ClassificationHead):
+        tensors |= _dense("classifier", model.head.dense)
+    elif isinstance(model, SequenceClassifier):
+        tensors |= _dense("classifier.dense", model.head.dense)
+        tensors |= _dense("classifier.out_proj", model.head.out_proj)
     else:
         tensors |= _dense("discriminator_predictions.dense", model.head.dense)
         tensors |= _dense("discriminator_predictions.dense_prediction", model.head.dense_prediction)
@@ -70,8 +91,26 @@ def _layer_norm(name, layer):
     return {f"{name}.weight": (layer.gamma, False), f"{name}.bias": (layer.beta, False)}
 
 
-def save_model(model, folder):
-    """Writes a `Generator` or `Discriminator`, in float32, each file at once."""
+def _architecture(model):
+    """The class of transformers that opens a network's folder; of one that it lacks, the encoder's."""
+    if isinstance(model, SequenceClassifier) and isinstance(model.head, ClassificationHead):
+        return "ElectraModel"
+    return {
+        Discriminator: "ElectraForPreTraining",
+        Generator: "ElectraForMaskedLM",
+        SequenceClassifier: "ElectraForSequenceClassification",
+        TokenClassifier: "ElectraForTokenClassification",
+    }[type(model)]
+
+
+def save_model(model, folder, more_config=None):
+    """Writes a network in float32, each file at once.
+
+    Args:
+      model: `ElectraModel`.
+      folder: where to.
+      more_config: dict of more keys for `config.json`, such as `id2label`.
+    """
     import safetensors.numpy
 
     arrays = {}
@@ -79,7 +118,7 @@ def save_model(model, folder):
         array = np.asarray(variable.numpy(), np.float32)
         arrays[name] = np.ascontiguousarray(array.T if transposed else array)
     config = {
-        "architectures": [_ARCHITECTURES[type(model)]],
+        "architectures": [_architecture(model)],
         "model_type": "electra",
         **dataclasses.asdict(model.config),
         # What transformers' classes assume and our networks do.
@@ -88,6 +127,7 @@ def save_model(model, folder):
         "summary_use_proj": True,
         "summary_activation": "gelu",
         "summary_last_dropout": 0.1,
+        **(more_config or {}),
     }
     # transformers asks for the metadata "format".
     content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
@@ -96,7 +136,7 @@ def save_model(model, folder):
 
 
 def load_model(model_class, folder):
-    """Reads a `Generator` or `Discriminator`.
+    """Reads a network.
 
     Raises:
       UserError: a file is missing or malformed, or a tensor of the folder or of the model has no
@@ -104,34 +144,81 @@ def load_model(model_class, folder):
     """
     config = read_config(folder)
     arrays = read_tensors(folder)
-    model = model_class(config)
+    model = model_class(config, **_head_options(model_class, arrays))
     assign_tensors(model_tensors(model), arrays, folder)
     return model
 
 
-def read_config(folder):
-    """Reads `config.json` as an `EncoderConfig`.
+def _head_options(model_class, arrays):
+    """What a network's tensors say about its head."""
+    if model_class not in (SequenceClassifier, TokenClassifier):
+        return {}
+    two_layers = "classifier.out_proj.bias" in arrays
+    bias = arrays.get("classifier.out_proj.bias" if two_layers else "classifier.bias")
+    options = {} if bias is None else {"num_labels": len(bias)}
+    if model_class is SequenceClassifier and two_layers:
+        options["head"] = "two_layers"
+    return options
+
+
+def find_encoder(folder):
+    """The folder of an encoder: `folder` itself, or the discriminator of a run or of an export in it."""
+    below = tf.io.gfile.join(folder, "discriminator")
+    has_config = tf.io.gfile.exists(tf.io.gfile.join(folder, CONFIG_FILE))
+    return below if not has_config and tf.io.gfile.isdir(below) else folder
+
+
+def read_encoder(folder):
+    """Reads the encoder of a folder of ELECTRA or BERT, whatever head it has.
+
+    Returns:
+      `(config, arrays, heads)`: `EncoderConfig`; dict of arrays by our tensors' names
+      (`encoder_tensors`); names of the tensors that were left out, of heads and poolers.
 
     Raises:
-      UserError: no such file, not JSON, not an ELECTRA model, or a key is missing or unsupported.
+      UserError: as `read_config` and `read_tensors`.
+    """
+    config, arrays, heads = read_config(folder), {}, []
+    for name, array in read_tensors(folder).items():
+        short = name.removeprefix("electra.").removeprefix("bert.")
+        is_encoder = short.startswith(("embeddings.", "embeddings_project.", "encoder."))
+        if is_encoder or short.startswith("pooler."):
+            name = f"electra.{short}"
+        if name.startswith(_HEADS):
+            heads.append(name)
+        else:
+            arrays[name] = array
+    return config, arrays, heads
+
+
+def read_config(folder):
+    """Reads `config.json` as an `EncoderConfig`; BERT's embeddings are as wide as its blocks.
+
+    Raises:
+      UserError: no such file, not JSON, neither ELECTRA nor BERT, or a key is missing or unsupported.
     """
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     try:
         values = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    for key, expected in (
-        ("model_type", "electra"),
-        ("hidden_act", "gelu"),
-        ("position_embedding_type", "absolute"),
+    for key, supported in (
+        ("model_type", ("electra", "bert")),
+        ("hidden_act", ("gelu",)),
+        ("position_embedding_type", ("absolute",)),
     ):
-        if values.get(key, expected) != expected:
-            raise UserError(f"{path}: {key} is {values[key]!r}; only {expected!r} is supported")
+        if values.get(key, supported[0]) not in supported:
+            expected = " and ".join(map(repr, supported))
+            raise UserError(f"{path}: {key} is {values[key]!r}; only {expected} is supported")
+    if values.get("model_type") == "bert":
+        values["embedding_size"] = values.get("hidden_size")
     fields = dataclasses.fields(EncoderConfig)
     missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
     if missing:
         raise UserError(f"{path}: missing {', '.join(missing)}; is this an ELECTRA model's folder?")
-    return EncoderConfig(**{f.name: values[f.name] for f in fields if f.name in values})
+    return validate(
+        EncoderConfig, {f.name: values[f.name] for f in fields if f.name in values}, path
+    )
 
 
 def read_tensors(folder):

@@ -1,11 +1,16 @@
-"""The two networks of ELECTRA as Keras models (Clark et al., 2020, section 2)."""
+"""The networks of ELECTRA as Keras models: its two (Clark et al., 2020, section 2) and fine-tuned ones."""
 
 import keras
 import tensorflow as tf
 
 from electra_tf import randomness
 from electra_tf.masking import gather_positions
-from electra_tf.modeling.heads import DiscriminatorHead, MaskedLMHead
+from electra_tf.modeling.heads import (
+    CLASSIFICATION_HEADS,
+    ClassificationHead,
+    DiscriminatorHead,
+    MaskedLMHead,
+)
 from electra_tf.modeling.layers import Embeddings, Encoder
 
 
@@ -50,11 +55,16 @@ class ElectraModel(keras.Model):
 
         huggingface.save_model(self, folder)
 
+    def _dropout_seed(self, training, dropout_seed):
+        """None outside of training; there a new seed where none is given."""
+        if training and dropout_seed is None:
+            return tf.cast(self.seed_generator.next(), tf.int32)
+        return dropout_seed if training else None
+
     def encode(self, inputs, training, dropout_seed):
         """Embeds and encodes a batch: the list of hidden states, float32."""
-        if training and dropout_seed is None:
-            dropout_seed = tf.cast(self.seed_generator.next(), tf.int32)
-        embeddings_seed, encoder_seed = randomness.split(dropout_seed if training else None, 2)
+        dropout_seed = self._dropout_seed(training, dropout_seed)
+        embeddings_seed, encoder_seed = randomness.split(dropout_seed, 2)
         input_ids = tf.cast(inputs["input_ids"], tf.int32)
         input_mask = tf.cast(inputs.get("input_mask", tf.ones_like(input_ids)), tf.int32)
         segment_ids = tf.cast(inputs.get("segment_ids", tf.zeros_like(input_ids)), tf.int32)
@@ -144,3 +154,70 @@ class Generator(ElectraModel):
             **_outputs(logits, hidden_states, output_hidden_states),
             "unbiased_logits": unbiased_logits,
         }
+
+
+class SequenceClassifier(ElectraModel):
+    """An encoder with a head for one label, several labels or a number a text.
+
+    ```python
+    classifier = SequenceClassifier(EncoderConfig(...), num_labels=2)
+    outputs = classifier(tokenizer.pack([tokenizer.tokenize(["A text."])], 128))
+    outputs["logits"]      # [1, 2]
+    ```
+    """
+
+    def __init__(
+        self,
+        config,
+        embeddings=None,
+        num_labels=2,
+        head="dense",
+        classifier_dropout=0.1,
+        **kwargs,
+    ):
+        """Makes the layers and their variables.
+
+        Args:
+          config: `configs.EncoderConfig`.
+          embeddings: `Embeddings` to share, or None for new ones.
+          num_labels: outputs.
+          head: "dense", the original's single layer, or "two_layers", transformers' head.
+          classifier_dropout: of the head.
+        """
+        super().__init__(config, embeddings, name="sequence_classifier", **kwargs)
+        self.classifier_dropout = classifier_dropout
+        self.head = CLASSIFICATION_HEADS[head](config, num_labels, classifier_dropout)
+        self.head.build()
+        self.built = True
+
+    def call(self, inputs, training=False, dropout_seed=None, output_hidden_states=False):
+        """Runs the network; arguments and results as of `Discriminator.call`, but `logits` is [B, num_labels]."""
+        encoder_seed, head_seed = randomness.split(self._dropout_seed(training, dropout_seed), 2)
+        hidden_states = self.encode(inputs, training, encoder_seed)
+        logits = self.head(hidden_states[-1][:, 0], seed=head_seed)
+        return _outputs(logits, hidden_states, output_hidden_states)
+
+
+class TokenClassifier(ElectraModel):
+    """An encoder with a label for each token: transformers' `ElectraForTokenClassification`.
+
+    ```python
+    tagger = TokenClassifier(EncoderConfig(...), num_labels=9)
+    tagger({"input_ids": ids})["logits"]      # [B, T, 9]
+    ```
+    """
+
+    def __init__(self, config, embeddings=None, num_labels=2, classifier_dropout=0.1, **kwargs):
+        """Makes the layers; arguments as of `SequenceClassifier`."""
+        super().__init__(config, embeddings, name="token_classifier", **kwargs)
+        self.classifier_dropout = classifier_dropout
+        self.head = ClassificationHead(config, num_labels, classifier_dropout)
+        self.head.build()
+        self.built = True
+
+    def call(self, inputs, training=False, dropout_seed=None, output_hidden_states=False):
+        """Runs the network; as `Discriminator.call`, but `logits` is [B, T, num_labels]."""
+        encoder_seed, head_seed = randomness.split(self._dropout_seed(training, dropout_seed), 2)
+        hidden_states = self.encode(inputs, training, encoder_seed)
+        logits = self.head(hidden_states[-1], seed=head_seed)
+        return _outputs(logits, hidden_states, output_hidden_states)

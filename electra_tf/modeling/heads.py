@@ -1,11 +1,13 @@
-"""What stands on top of an encoder: the masked-language-model and the discriminator head."""
+"""What stands on top of an encoder: the heads of pre-training and of fine-tuning."""
 
 import keras
 import tensorflow as tf
 
+from electra_tf import randomness
 from electra_tf.modeling import islands
 from electra_tf.modeling.layers import (
     dense,
+    initializer,
     layer_norm,
     project,
     runner,
@@ -73,3 +75,54 @@ class DiscriminatorHead(keras.layers.Layer):
         flat = tf.reshape(hidden, [-1, self.config.hidden_size])
         flat = runner(training)(islands.bias_gelu, *project(flat, self.dense))
         return tf.reshape(self.dense_prediction(flat), shape_of(hidden)[:-1])
+
+
+class ClassificationHead(keras.layers.Layer):
+    """Dropout and one dense layer, in float32 (SEMANTICS 19).
+
+    Of a text it takes [CLS]'s vector, of tagged words each position's.
+    """
+
+    def __init__(self, config, num_labels, dropout=0.1, **kwargs):
+        super().__init__(name="classifier", autocast=False, **kwargs)
+        self.config, self.dropout = config, dropout
+        # TensorFlow's default initialization, as in the original.
+        self.dense = keras.layers.Dense(num_labels, name="dense", dtype="float32")
+
+    def build(self, input_shape=None):
+        self.dense.build((None, self.config.hidden_size))
+
+    def call(self, hidden, seed=None):
+        """[..., hidden_size] -> float32 logits [..., num_labels]; `seed`, int32 [2], of dropout."""
+        return self.dense(randomness.dropout(tf.cast(hidden, tf.float32), self.dropout, seed))
+
+
+class TwoLayerClassificationHead(keras.layers.Layer):
+    """dropout + dense + gelu + dropout + dense: transformers' `ElectraClassificationHead`."""
+
+    def __init__(self, config, num_labels, dropout=0.1, **kwargs):
+        super().__init__(name="classifier", autocast=False, **kwargs)
+        self.config, self.dropout = config, dropout
+        self.dense = keras.layers.Dense(
+            config.hidden_size,
+            kernel_initializer=initializer(config),
+            name="dense",
+            dtype="float32",
+        )
+        self.out_proj = keras.layers.Dense(
+            num_labels, kernel_initializer=initializer(config), name="out_proj", dtype="float32"
+        )
+
+    def build(self, input_shape=None):
+        self.dense.build((None, self.config.hidden_size))
+        self.out_proj.build((None, self.config.hidden_size))
+
+    def call(self, hidden, seed=None):
+        """[..., hidden_size] -> float32 logits [..., num_labels]; `seed`, int32 [2], of dropout."""
+        seeds = randomness.split(seed, 2)
+        hidden = randomness.dropout(tf.cast(hidden, tf.float32), self.dropout, seeds[0])
+        hidden = islands.gelu(self.dense(hidden))
+        return self.out_proj(randomness.dropout(hidden, self.dropout, seeds[1]))
+
+
+CLASSIFICATION_HEADS = {"dense": ClassificationHead, "two_layers": TwoLayerClassificationHead}

@@ -1,0 +1,261 @@
+"""Fine-tunes an encoder on a task, several times, and says how well it does.
+
+  python finetune.py --task=cola --data_dir=glue/CoLA --init_from=runs/small/discriminator \\
+      --output_dir=runs/cola --num_trials=5
+
+  python finetune.py --task=mytask.yaml --data_dir=mydata --init_from=runs/small \\
+      --output_dir=runs/mine --override=num_train_epochs=5
+
+The same command on the same folder goes on where it stopped. docs/finetuning.md has the keys of
+--override and of a task's YAML file.
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from electra_tf import commands
+from electra_tf.configs import load_finetuning_config, parse_overrides
+from electra_tf.errors import UserError
+
+
+def define_flags(values):
+    flags.DEFINE_string(
+        "task",
+        None,
+        "Name of a built-in task, such as cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax, "
+        "chunk, ner, pos, or a YAML file.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("data_dir", None, "Folder of the task's files.", flag_values=values)
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "Folder of the encoder: of a run, of a model in Hugging Face's ELECTRA or BERT layout, or of "
+        "a fine-tuned model. --mode=evaluate and predict take OUTPUT_DIR/model where it is left out.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("output_dir", None, "Run folder.", flag_values=values)
+    flags.mark_flags_as_required(["task", "data_dir", "output_dir"], flag_values=values)
+    flags.DEFINE_string("config", None, "YAML file of the configuration.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "override", [], "key=value of the configuration; repeatable.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_trials", 1, "Trials, each with a seed of its own.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed",
+        None,
+        "Seed of the first trial (default: the configuration's, 42); the next ones follow.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "evaluate", "predict"],
+        "Train, or apply a fine-tuned model to the dev set or to the test set.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "restart_failed",
+        False,
+        "Train trials again, with other seeds, that are stuck at one label.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "skip_bad_rows",
+        False,
+        "Leave out rows that cannot be used, and count them.",
+        flag_values=values,
+    )
+    commands.define_device_flags(values)
+
+
+def read_data(config, data_dir, splits, bad_rows, labels=None, label_range=None):
+    """Reads and checks all examples of some splits.
+
+    Args:
+      config: `TaskConfig`.
+      data_dir: folder.
+      splits: of "train", "dev" and "test", which ones to read.
+      bad_rows: `tasks.reading.BadRows`.
+      labels, label_range: of a fine-tuned model; None for those of the task and its data.
+
+    Returns:
+      `training.finetuning.FinetuningData`.
+    """
+    from electra_tf.tasks import kind_of
+    from electra_tf.tasks.task import keep_good, read_split
+    from electra_tf.training.finetuning import FinetuningData
+
+    kind = kind_of(config)
+    sets = {
+        split: read_split(kind, config, data_dir, split, bad_rows) if split in splits else {}
+        for split in ("train", "dev", "test")
+    }
+    train = sets["train"].get("", [])
+    if "train" in splits:
+        if not train:
+            raise UserError(
+                f"--data_dir={data_dir}: no {config.train or 'training file'} in it, which task "
+                f"{config.name} is trained on"
+            )
+        task = kind.from_training_examples(config, train)
+    else:
+        task = kind(config, labels, label_range)
+    checked = {
+        split: {name: keep_good(task, examples, bad_rows) for name, examples in by_name.items()}
+        for split, by_name in sets.items()
+    }
+    for split, by_name in checked.items():
+        for name, examples in by_name.items():
+            if not examples:
+                raise UserError(f"{sets[split][name][0].place}: no usable row in this file")
+    bad_rows.report()
+    return FinetuningData(task, checked["train"].get("", []), checked["dev"], checked["test"])
+
+
+def _missing(config, data_dir, split):
+    pattern = ", ".join(config.files(split).values()) or f"'{split}' in the task's YAML file"
+    return UserError(f"--data_dir={data_dir}: no {pattern}")
+
+
+def _train(values, task_config, config, strategy, bad_rows):
+    from absl import logging
+
+    from electra_tf.training import finetuning
+
+    if not values.init_from:
+        raise UserError("--init_from: give the folder of the encoder to fine-tune")
+    data = read_data(task_config, values.data_dir, ("train", "dev", "test"), bad_rows)
+    if not data.dev:
+        if task_config.dev:
+            raise _missing(task_config, values.data_dir, "dev")
+        logging.warning("no dev set: the last checkpoint is kept, and nothing is measured")
+    encoder = finetuning.load_encoder(values.init_from)
+    logging.info(
+        "%s: %d training examples%s",
+        task_config.name,
+        len(data.train),
+        "".join(f", {len(e)} of {finetuning.set_name('dev', n)}" for n, e in data.dev.items()),
+    )
+    with commands.progress_bar(unit="step", desc=task_config.name) as bar:
+
+        def start(trial, num_steps, step):
+            bar.reset(total=num_steps)
+            bar.set_description(f"trial {trial} of {values.num_trials}")
+            bar.initial = bar.n = step
+
+        def show(step, metrics):
+            bar.set_postfix_str(
+                f"loss {metrics['loss']:.3f}, {metrics['examples_per_second']:.0f} examples/s",
+                refresh=False,
+            )
+            bar.update(step - bar.n)
+
+        results = finetuning.finetune(
+            config,
+            data,
+            encoder,
+            values.output_dir,
+            values.num_trials,
+            values.restart_failed,
+            strategy,
+            values.xla,
+            on_start=start,
+            on_progress=show,
+        )
+    print_results(results)
+    print(f"model: {os.path.join(values.output_dir, 'model')}, of trial {results['best']['trial']}")
+
+
+def print_results(results):
+    """Prints a table of trials, and what they say together."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(results["metrics"])
+    table = Table(title=f"{results['task']}: dev metrics, chosen by {results['metric']}")
+    for column in ("trial", "seed", *names):
+        table.add_column(column, justify="right")
+
+    def number(value):
+        return "" if value is None else f"{value:.4f}"
+
+    for trial in results["trials"]:
+        style = "red" if trial["is_stuck"] else None
+        table.add_row(
+            f"{trial['trial']}{' stuck' if trial['is_stuck'] else ''}",
+            str(trial["seed"]),
+            *(number(trial["metrics"][name]) for name in names),
+            style=style,
+        )
+    table.add_section()
+    for label, key in (
+        ("median", "metrics"),
+        ("mean", "mean"),
+        ("deviation", "standard_deviation"),
+    ):
+        table.add_row(label, "", *(number(results[key][name]) for name in names))
+    if "ensemble" in results:
+        metrics = results["ensemble"]["metrics"]
+        table.add_row("ensemble", "", *(number(metrics.get(name)) for name in names))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _apply(values, task_config, config, strategy, bad_rows):
+    from electra_tf import files
+    from electra_tf.tasks.model_folder import load_finetuned
+    from electra_tf.training import finetuning
+
+    folder = values.init_from or os.path.join(values.output_dir, "model")
+    with strategy.scope():
+        finetuned = load_finetuned(folder)
+    trained = finetuned.task
+    wanted = task_config.labels
+    if trained.config.kind != task_config.kind or wanted and wanted != trained.labels:
+        raise UserError(
+            f"--task={values.task}: {folder} was fine-tuned for {trained.config.kind} with the labels "
+            f"{trained.labels}, not for {task_config.kind} with {wanted or 'its labels'}"
+        )
+    split = {"evaluate": "dev", "predict": "test"}[values.mode]
+    data = read_data(
+        task_config, values.data_dir, (split,), bad_rows, trained.labels, trained.label_range
+    )
+    if not getattr(data, split):
+        raise _missing(task_config, values.data_dir, split)
+    metrics = finetuning.apply_model(finetuned, config, data, values.output_dir, split, strategy)
+    if metrics:
+        files.write_json(os.path.join(values.output_dir, f"{split}_metrics.json"), metrics)
+        for name, value in metrics.items():
+            print(f"{name}: {value:.4f}")
+    print(f"predictions: {os.path.join(values.output_dir, 'predictions')}")
+
+
+def _run(values):
+    from electra_tf.tasks.config import load_task_config
+
+    overrides = parse_overrides(values.override)
+    if values.seed is not None:
+        overrides["seed"] = values.seed
+    commands.import_tensorflow()
+    task_config = load_task_config(values.task)
+    config = load_finetuning_config(values.config, overrides, task_config.defaults)
+    from electra_tf.tasks.reading import BadRows
+    from electra_tf.training.strategies import create_strategy
+
+    strategy = create_strategy(values.strategy, values.num_virtual_devices)
+    function = _train if values.mode == "train" else _apply
+    function(values, task_config, config, strategy, BadRows(values.skip_bad_rows))
+
+
+def main(argv=None):
+    """Entry point; returns the exit code."""
+    return commands.run(define_flags, _run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

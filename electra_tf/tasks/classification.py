@@ -1,0 +1,119 @@
+"""Classification of texts or pairs of texts: one label each, or any number of them."""
+
+import numpy as np
+import tensorflow as tf
+
+from electra_tf.errors import UserError
+from electra_tf.modeling.electra import SequenceClassifier
+from electra_tf.tasks.config import label_text
+from electra_tf.tasks.features import text_features
+from electra_tf.tasks.metrics import classification_metrics, multi_label_metrics
+from electra_tf.tasks.task import Task, read_texts
+
+
+class Classification(Task):
+    """See `Task`; a label is a str, or with `multi_label` a tuple of str."""
+
+    default_metric = "accuracy"
+    network_class = SequenceClassifier
+
+    @classmethod
+    def from_training_examples(cls, config, examples):
+        if config.labels:
+            return cls(config, config.labels)
+        found = {
+            label
+            for example in examples
+            for label in (example.label if config.multi_label else [example.label])
+        }
+        if len(found) < 2:
+            raise UserError(
+                f"{examples[0].place.rpartition(':')[0]}: one label alone, {', '.join(found)!r}; "
+                "there must be two to tell apart"
+            )
+        return cls(config, sorted(found, key=_sorting_key))
+
+    @classmethod
+    def read_file(cls, config, path, split, bad_rows):
+        def label_of(cell):
+            if not config.multi_label:
+                if cell == "":
+                    raise ValueError("an empty label")
+                return label_text(cell)
+            if isinstance(cell, list):
+                return tuple(map(label_text, cell))
+            parts = (part.strip() for part in label_text(cell).split(config.label_separator))
+            return tuple(filter(None, parts))
+
+        return read_texts(config, path, split, bad_rows, label_of)
+
+    def problem_of(self, example):
+        labels = example.label if self.config.multi_label else [example.label]
+        unknown = [label for label in labels if label not in self.labels]
+        if not unknown:
+            return None
+        return f"unknown label {unknown[0]!r}; known: {', '.join(self.labels)}"
+
+    def training_examples(self, examples):
+        return in_both_orders(examples) if self.config.both_orders else examples
+
+    def features(self, examples, tokenizer, max_seq_length):
+        features = text_features([e.inputs for e in examples], tokenizer, max_seq_length)
+        if any(example.label is None for example in examples):
+            return features
+        number_of = {label: number for number, label in enumerate(self.labels)}
+        if self.config.multi_label:
+            label = np.zeros([len(examples), len(self.labels)], np.float32)
+            for row, example in zip(label, examples):
+                row[[number_of[name] for name in example.label]] = 1.0
+        else:
+            label = np.array([number_of[e.label] for e in examples], np.int32)
+        return features._replace(rows={"label": label})
+
+    @property
+    def num_outputs(self):
+        return len(self.labels)
+
+    def losses(self, logits, batch):
+        if self.config.multi_label:
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(batch["label"], logits)
+            return tf.reduce_mean(losses, axis=-1)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
+
+    def outputs(self, logits):
+        return tf.sigmoid(logits) if self.config.multi_label else tf.nn.softmax(logits)
+
+    def predictions(self, outputs, examples, features):
+        return [self._prediction(probabilities) for probabilities in outputs]
+
+    def _prediction(self, probabilities):
+        scores = {label: float(p) for label, p in zip(self.labels, probabilities)}
+        if self.config.multi_label:
+            prediction = [label for label, score in scores.items() if score >= 0.5]
+        else:
+            prediction = self.labels[int(np.argmax(probabilities))]
+        return {"prediction": prediction, "scores": scores}
+
+    def confusion_pairs(self, predictions, examples):
+        if self.config.multi_label:
+            return None
+        return [p["prediction"] for p in predictions], [e.label for e in examples]
+
+    def metrics(self, predictions, examples):
+        compute = multi_label_metrics if self.config.multi_label else classification_metrics
+        return compute(
+            [p["prediction"] for p in predictions], [e.label for e in examples], self.labels
+        )
+
+
+def in_both_orders(examples):
+    """The pairs of texts, and after them the same the other way round (SEMANTICS 20)."""
+    return examples + [example._replace(inputs=example.inputs[::-1]) for example in examples]
+
+
+def _sorting_key(label):
+    """Numbers by their size, before words."""
+    try:
+        return 0, float(label), label
+    except ValueError:
+        return 1, 0.0, label

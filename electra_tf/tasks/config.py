@@ -1,0 +1,170 @@
+"""A task as its YAML file describes it."""
+
+import dataclasses
+import os
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+
+from electra_tf.configs import read_yaml, validate
+from electra_tf.errors import UserError
+
+_BUILTIN = os.path.join(os.path.dirname(__file__), "builtin")
+
+# Names by which the built-in tasks go, too.
+_ALIASES = {
+    "sst-2": "sst2",
+    "sts-b": "stsb",
+    "conll2000": "chunk",
+    "chunking": "chunk",
+    "mnli-m": "mnli",
+}
+
+Files = str | Annotated[dict[str, str], Len(min_length=1)] | None
+
+_COLUMNS = {
+    "classification": ({"text", "label"}, {"text_pair", "id"}),
+    "regression": ({"text", "label"}, {"text_pair", "id"}),
+    "tagging": ({"token", "tag"}, {"id"}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Where a task's examples are, what they consist of, and what counts.
+
+    docs/finetuning.md explains the keys, `tasks/builtin/` has examples.
+
+    Attributes:
+      name: for messages and `task.json`.
+      kind: what is predicted.
+      columns: which column holds `text`, `text_pair`, `label`, `id`, or `token` and `tag`: by its
+        name in the first line, or by its number (from 0) where there is no such line. In JSONL by
+        its key.
+      train, dev, test: file or glob below the data folder, with or without `.gz`; `dev` and `test`
+        may be several, by name.
+      format: of the files; None for what their names end in (tagging: `conll`).
+      quotes: whether a TSV's cells may be quoted, as a CSV's are.
+      test_columns: instead of `columns` for `test`.
+      labels: all there are, in the order of the network's outputs; None for those in `train`.
+      multi_label: whether an example has any number of labels; separated by `label_separator`.
+      label_range: of regression, lowest and highest; None for those in `train`.
+      both_orders: train on each pair of texts twice, in both orders.
+      scheme: how tags say where a phrase begins; None for tags of single words.
+      metric: what chooses the best checkpoint; None for the kind's usual one.
+      defaults: of keys of `configs.FinetuningConfig`.
+      submission: file of test predictions, in the format of the GLUE leaderboard, by name of the
+        test set (or one for a single one).
+    """
+
+    name: str
+    kind: Literal["classification", "regression", "tagging"]
+    columns: dict[str, int | str]
+    train: str | None = None
+    dev: Files = None
+    test: Files = None
+    format: Literal["tsv", "csv", "jsonl", "conll"] | None = None
+    quotes: bool = False
+    test_columns: dict[str, int | str] | None = None
+    labels: Annotated[list[str], Len(min_length=2)] | None = None
+    multi_label: bool = False
+    label_separator: str = ","
+    label_range: tuple[float, float] | None = None
+    both_orders: bool = False
+    scheme: Literal["IOB1", "IOB2", "BIOES"] | None = None
+    metric: str | None = None
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+    submission: Files = None
+
+    def __post_init__(self):
+        needed, possible = _COLUMNS[self.kind]
+        for key, columns in (("columns", self.columns), ("test_columns", self.test_columns)):
+            if columns is None:
+                continue
+            missing = sorted(needed - set(columns)) if key == "columns" else []
+            unknown = sorted(set(columns) - needed - possible)
+            if missing or unknown:
+                raise UserError(
+                    f"{key}: a {self.kind} task has the columns "
+                    f"{', '.join(sorted(needed))} and may have {', '.join(sorted(possible))}"
+                    + (f"; missing: {', '.join(missing)}" if missing else "")
+                    + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+                )
+            if len({type(column) for column in columns.values()}) > 1:
+                raise UserError(f"{key}: give names or numbers, not both")
+        metrics = self.metric_names
+        if self.metric is not None and self.metric not in metrics:
+            raise UserError(f"metric={self.metric}: choose one of {', '.join(metrics)}")
+        if self.label_range and self.label_range[0] >= self.label_range[1]:
+            raise UserError("label_range: the first number is to be the lower one")
+
+    @property
+    def metric_names(self):
+        """The metrics of this task (`tasks.metrics`)."""
+        if self.kind == "regression":
+            return ("pearson", "spearman", "mse")
+        if self.kind == "tagging":
+            return ("accuracy", "f1", "precision", "recall") if self.scheme else ("accuracy",)
+        return ("accuracy", "f1", "macro_f1") + (() if self.multi_label else ("mcc",))
+
+    def files(self, split):
+        """The files of `train`, `dev` or `test`, by name (one file: "")."""
+        value = getattr(self, split)
+        return value if isinstance(value, dict) else {"": value} if value else {}
+
+    def submission_of(self, name):
+        """The leaderboard's file of a test set, or None."""
+        value = self.submission
+        return value.get(name) if isinstance(value, dict) else value
+
+    def columns_of(self, split):
+        """The columns of `train`, `dev` or `test`."""
+        return self.test_columns if split == "test" and self.test_columns else self.columns
+
+
+def builtin_tasks():
+    """Names of the built-in tasks."""
+    return sorted(name.removesuffix(".yaml") for name in os.listdir(_BUILTIN))
+
+
+def load_task_config(name_or_file):
+    """Reads a task's YAML file, or a built-in one by its name in any case.
+
+    ```python
+    task = load_task_config("CoLA")
+    ```
+
+    Raises:
+      UserError: no such task or file, an unknown or missing key, a value that does not fit.
+    """
+    if name_or_file.endswith((".yaml", ".yml")):
+        path = name_or_file
+    else:
+        name = name_or_file.lower()
+        name = _ALIASES.get(name, name)
+        if name not in builtin_tasks():
+            raise UserError(
+                f"--task={name_or_file}: no such task; choose one of {', '.join(builtin_tasks())}, "
+                "or give a file that ends in .yaml"
+            )
+        path = os.path.join(_BUILTIN, f"{name}.yaml")
+    return task_config(read_yaml(path, "--task"), name_or_file)
+
+
+def task_config(values, where):
+    """Makes a `TaskConfig` of a dict.
+
+    Raises:
+      UserError: that begins with `where`.
+    """
+    values = dict(values)
+    if isinstance(values.get("labels"), list):
+        values["labels"] = [label_text(label) for label in values["labels"]]
+    return validate(TaskConfig, values, where)
+
+
+def label_text(value):
+    """A label as str: in YAML and JSON it may be a number or a truth value."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else repr(value)

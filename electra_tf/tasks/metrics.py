@@ -1,0 +1,102 @@
+"""Metrics of fine-tuned models, by scikit-learn, SciPy and seqeval (SEMANTICS 21)."""
+
+import math
+import warnings
+
+
+def classification_metrics(predicted, true, labels):
+    """Of one label an example.
+
+    Args:
+      predicted, true: lists of labels.
+      labels: all labels there are; of two, the second is the positive one of `f1`.
+
+    Returns:
+      dict of `accuracy`, `f1` (more than two labels: their mean), `macro_f1` and `mcc`, Matthews'
+      correlation.
+    """
+    from sklearn import metrics
+
+    options = {"labels": labels, "zero_division": 0}
+    macro = metrics.f1_score(true, predicted, average="macro", **options)
+    f1 = macro
+    if len(labels) == 2:
+        f1 = metrics.f1_score(true, predicted, pos_label=labels[1], zero_division=0)
+    return _floats(
+        accuracy=metrics.accuracy_score(true, predicted),
+        f1=f1,
+        macro_f1=macro,
+        mcc=metrics.matthews_corrcoef(true, predicted),
+    )
+
+
+def multi_label_metrics(predicted, true, labels):
+    """Of any number of labels an example.
+
+    Args:
+      predicted, true: lists of collections of labels.
+      labels: all labels there are.
+
+    Returns:
+      dict of `accuracy` (all of an example's labels right), `f1` (of all decisions together, micro)
+      and `macro_f1`.
+    """
+    from sklearn import metrics
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    binarizer = MultiLabelBinarizer(classes=labels)
+    true, predicted = binarizer.fit_transform(true), binarizer.transform(predicted)
+    return _floats(
+        accuracy=metrics.accuracy_score(true, predicted),
+        f1=metrics.f1_score(true, predicted, average="micro", zero_division=0),
+        macro_f1=metrics.f1_score(true, predicted, average="macro", zero_division=0),
+    )
+
+
+def regression_metrics(predicted, true):
+    """Of numbers.
+
+    Returns:
+      dict of `pearson` and `spearman` correlation (0 where all predictions are equal) and `mse`, the
+      mean squared error.
+    """
+    from scipy import stats
+    from sklearn import metrics
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        pearson = stats.pearsonr(predicted, true)[0] if len(true) > 1 else math.nan
+        spearman = stats.spearmanr(predicted, true)[0] if len(true) > 1 else math.nan
+    return _floats(
+        pearson=0.0 if math.isnan(pearson) else pearson,
+        spearman=0.0 if math.isnan(spearman) else spearman,
+        mse=metrics.mean_squared_error(true, predicted),
+    )
+
+
+def tagging_metrics(predicted, true, has_phrases):
+    """Of tagged words.
+
+    Args:
+      predicted, true: lists of lists of tags.
+      has_phrases: whether tags say where phrases begin (IOB1, IOB2, BIOES).
+
+    Returns:
+      dict of `accuracy` of single words; with phrases of `f1`, `precision`, `recall` of whole ones,
+      as `conlleval` counts them.
+    """
+    from seqeval import metrics
+
+    result = {"accuracy": metrics.accuracy_score(true, predicted)}
+    if has_phrases:
+        result |= {
+            "f1": metrics.f1_score(true, predicted, zero_division=0),
+            "precision": metrics.precision_score(true, predicted, zero_division=0),
+            "recall": metrics.recall_score(true, predicted, zero_division=0),
+        }
+    return _floats(**result)
+
+
+def _floats(**values):
+    return {name: float(value) for name, value in values.items()}

@@ -1,0 +1,306 @@
+"""Rows and tagged sentences of the files that tasks come in: TSV, CSV, JSONL, CoNLL columns, gzip.
+
+Whatever is wrong with a row is told with the file and the line at which the row begins.
+"""
+
+import csv
+import gzip
+import itertools
+import json
+import zlib
+from typing import NamedTuple
+
+import tensorflow as tf
+from absl import logging
+
+from electra_tf.errors import UserError
+
+_SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".conll": "conll"}
+_BLANK = " \t\r\n"
+
+
+class BadRows:
+    """What happens to a row that cannot be used: it stops the command, or it is counted."""
+
+    def __init__(self, skip):
+        self.skip, self.count, self.first = skip, 0, None
+
+    def add(self, error):
+        """Takes the `UserError` of a row; raises it where rows are not to be skipped."""
+        if not self.skip:
+            raise UserError(f"{error}; mend the row, or leave such rows out with --skip_bad_rows")
+        self.count += 1
+        self.first = self.first or error
+
+    def report(self):
+        """Logs how many rows were left out."""
+        if self.count:
+            logging.warning("left out %d bad row(s), the first: %s", self.count, self.first)
+
+
+class Row(NamedTuple):
+    """Attributes: `place`, "file:line"; `cells`, dict from column (name or number) to value."""
+
+    place: str
+    cells: dict
+
+
+class Sentence(NamedTuple):
+    """Words of a text, with their tags.
+
+    Attributes:
+      place: "file:line", where it begins.
+      words: list of str.
+      tags: list of str, or None.
+      has_lines: whether each word has a line.
+    """
+
+    place: str
+    words: list
+    tags: list
+    has_lines: bool = False
+
+    def place_of(self, index):
+        """Where a word stands."""
+        if not self.has_lines:
+            return f"{self.place}: word {index + 1}"
+        path, _, line = self.place.rpartition(":")
+        return f"{path}:{int(line) + index}"
+
+
+def find_files(data_dir, pattern):
+    """Paths of a file or a glob below a folder, as it is or with `.gz`; empty where there is none."""
+    for name in (pattern, pattern if pattern.endswith(".gz") else f"{pattern}.gz"):
+        path = tf.io.gfile.join(data_dir, name)
+        found = [path] if tf.io.gfile.exists(path) else sorted(tf.io.gfile.glob(path))
+        if found:
+            return found
+    return []
+
+
+def file_format(path, default=None):
+    """`tsv`, `csv`, `jsonl` or `conll`, by what a file's name ends in.
+
+    Raises:
+      UserError: neither the name nor `default` tells.
+    """
+    name = path.removesuffix(".gz")
+    found = default or next((f for suffix, f in _SUFFIXES.items() if name.endswith(suffix)), None)
+    if found is None:
+        raise UserError(
+            f"{path}: neither .tsv, .csv nor .jsonl; say in the task's YAML file which 'format' it has"
+        )
+    return found
+
+
+def read_rows(path, table_format, columns, bad_rows, quotes=False, optional=()):
+    """Reads a table.
+
+    Args:
+      path: file, gzipped where its name ends in .gz.
+      table_format: "tsv", "csv" or "jsonl".
+      columns: names in the first line (or keys), or numbers where there is no such line.
+      bad_rows: `BadRows`.
+      quotes: whether a TSV's cells may be quoted.
+      optional: those of `columns` that need not be there; their values are None then.
+
+    Returns:
+      list of `Row` with these columns.
+
+    Raises:
+      UserError: the file is missing, unreadable or empty, or has no such column; or a bad row.
+    """
+    lines = _lines(path, bad_rows)
+    if table_format == "jsonl":
+        rows = _json_rows(path, lines, columns, bad_rows, optional)
+    else:
+        rows = _table_rows(path, lines, table_format, columns, bad_rows, quotes, optional)
+    if not rows:
+        raise UserError(f"{path}: no rows in it; give a file with at least one")
+    return rows
+
+
+def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
+    """Reads sentences of words, with tags where there is a column of them.
+
+    Args:
+      path: file, gzipped where its name ends in .gz.
+      sentence_format: "conll" (a word a line, its columns separated by tabs or spaces, an empty line
+        after each sentence; lines of -DOCSTART- are left out), "jsonl" (lists of words and of tags),
+        or "tsv" or "csv" (cells of words and of tags with spaces between).
+      columns: dict with `token` and `tag`.
+      bad_rows: `BadRows`; a sentence is left out as a whole.
+      has_tags: whether tags must be there; else there may be none.
+
+    Returns:
+      list of `Sentence`.
+
+    Raises:
+      UserError: as `read_rows`; or words and tags do not match.
+    """
+    token, tag = columns["token"], columns.get("tag")
+    if sentence_format == "conll":
+        sentences = _conll_sentences(path, token, tag, bad_rows, has_tags)
+        if not sentences:
+            raise UserError(f"{path}: no sentences in it; give a file with at least one")
+        return sentences
+    wanted = [column for column in (token, tag) if column is not None]
+    optional = () if has_tags else (tag,)
+    sentences = []
+    for place, cells in read_rows(path, sentence_format, wanted, bad_rows, optional=optional):
+        words, tags = _list_of(cells[token]), cells.get(tag)
+        tags = tags if tags is None else _list_of(tags)
+        if not words:
+            bad_rows.add(UserError(f"{place}: no words"))
+        elif tags is not None and len(tags) != len(words):
+            bad_rows.add(UserError(f"{place}: {len(words)} words but {len(tags)} tags"))
+        else:
+            sentences.append(Sentence(place, words, tags))
+    return sentences
+
+
+def _lines(path, bad_rows):
+    """Lines of UTF-8 text; None in place of one that is not."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as f:
+            content = f.read()
+        if path.endswith(".gz"):
+            content = gzip.decompress(content)
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot read it: {error.message}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file ({error})") from None
+    lines = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            lines.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            bad_rows.add(
+                UserError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)")
+            )
+            lines.append(None)
+    if not any(line and line.strip(_BLANK) for line in lines):
+        raise UserError(f"{path}: the file is empty; give one with at least one row")
+    return lines
+
+
+def _json_rows(path, lines, keys, bad_rows, optional):
+    rows = []
+    for number, line in enumerate(lines, 1):
+        place = f"{path}:{number}"
+        if line is None or not line.strip(_BLANK):
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            bad_rows.add(UserError(f"{place}: not JSON ({error.msg} at column {error.colno})"))
+            continue
+        if not isinstance(values, dict):
+            bad_rows.add(UserError(f"{place}: not a JSON object, '{{\"key\": value}}'"))
+            continue
+        missing = [key for key in keys if key not in values and key not in optional]
+        if missing:
+            bad_rows.add(
+                UserError(f"{place}: no key {missing[0]!r}; there are {', '.join(values)}")
+            )
+            continue
+        rows.append(Row(place, {key: values.get(key) for key in keys}))
+    return rows
+
+
+def _table_rows(path, lines, table_format, columns, bad_rows, quotes, optional):
+    rows = _split_rows(path, lines, table_format, bad_rows, quotes)
+    place, first = next(rows, (None, None))
+    if first is None:
+        return []
+    has_names = any(isinstance(column, str) for column in columns)
+    if has_names:
+        indices = {column: first.index(column) for column in columns if column in first}
+    else:
+        indices = {column: column for column in columns if column < len(first)}
+    for column in columns:
+        if column not in indices and column not in optional:
+            raise UserError(
+                f"{place}: no column {column!r}; the first line has {len(first)}"
+                + (f": {', '.join(first)}" if has_names else ", counted from 0")
+            )
+
+    def row_of(place, cells):
+        return Row(place, {c: cells[indices[c]] if c in indices else None for c in columns})
+
+    result = [] if has_names else [row_of(place, first)]
+    for place, cells in rows:
+        if len(cells) == len(first):
+            result.append(row_of(place, cells))
+        else:
+            bad_rows.add(
+                UserError(f"{place}: {len(cells)} columns, where the first line has {len(first)}")
+            )
+    return result
+
+
+def _split_rows(path, lines, table_format, bad_rows, quotes):
+    """Yields `(place, cells)`. After a row that is broken it goes on at the line below its first one."""
+    dialect = {"delimiter": "," if table_format == "csv" else "\t", "strict": True}
+    if table_format == "tsv" and not quotes:
+        dialect["quoting"] = csv.QUOTE_NONE
+    start = 0
+    while start < len(lines):
+        reader, first = csv.reader(_lines_from(lines, start), **dialect), start
+        try:
+            while start < len(lines):
+                cells = next(reader)
+                if cells and cells != [""]:
+                    yield f"{path}:{start + 1}", cells
+                start = first + reader.line_num
+        except csv.Error as error:
+            bad_rows.add(UserError(f"{path}:{start + 1}: broken quotes or cells ({error})"))
+            start += 1
+
+
+def _lines_from(lines, start):
+    """Lines as `csv` wants them; a carriage return inside of one would end it."""
+    for line in itertools.islice(lines, start, None):
+        yield (line or "").replace("\r", " ") + "\n"
+
+
+def _conll_sentences(path, token, tag, bad_rows, has_tags):
+    lines = _lines(path, bad_rows)
+    sentences, words, tags, start, is_good = [], [], [], None, True
+    for number, line in enumerate([*lines, ""], 1):
+        place = f"{path}:{number}"
+        if line is not None and not line.strip(_BLANK):
+            if words and is_good:
+                tags = tags if len(tags) == len(words) else None
+                sentences.append(Sentence(start, words, tags, has_lines=True))
+            words, tags, start, is_good = [], [], None, True
+            continue
+        if line is None:
+            is_good = False
+            continue
+        cells = line.split("\t") if "\t" in line else list(filter(None, line.split(" ")))
+        if cells[0] == "-DOCSTART-":
+            continue
+        is_tagged = tag is not None and len(cells) > tag
+        problem = _problem_of(cells, token, tag, is_tagged, has_tags or bool(tags))
+        if problem:
+            bad_rows.add(UserError(f"{place}: {problem}"))
+            is_good = False
+            continue
+        start = start or place
+        words.append(cells[token])
+        if is_tagged:
+            tags.append(cells[tag])
+    return sentences
+
+
+def _problem_of(cells, token, tag, is_tagged, needs_tag):
+    if len(cells) <= token or needs_tag and not is_tagged:
+        return f"{len(cells)} column(s), but word and tag are to be in {token} and {tag}, from 0"
+    if not cells[token] or is_tagged and not cells[tag]:
+        return "a word without a tag, or a tag without a word"
+    return None
+
+
+def _list_of(value):
+    return [str(item) for item in value] if isinstance(value, list) else str(value).split()

@@ -1,0 +1,63 @@
+"""Predicting every row of features exactly once, in their order, whatever the size of batches."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from electra_tf.training.metrics import ratio
+from electra_tf.training.strategies import distribute
+
+
+class RowOutputs(NamedTuple):
+    """Attributes: `outputs`, list of arrays by row; `loss`, their mean loss, NaN without labels."""
+
+    outputs: list
+    loss: float
+
+
+class RowPredictor:
+    """Runs a `Finetuner` over all rows of features, each exactly once."""
+
+    def __init__(self, strategy, model, outputs_of):
+        """Takes the model.
+
+        Args:
+          strategy: `tf.distribute.Strategy`; its replicas share each batch.
+          model: `Finetuner`.
+          outputs_of: function of logits that gives what is predicted by (`Task.outputs`).
+        """
+        self._strategy, self._model, self._outputs_of = strategy, model, outputs_of
+        self._run = tf.function(self._run_batch, reduce_retracing=True, autograph=False)
+
+    def _run_batch(self, batch):
+        return self._strategy.run(self._run_rows, args=(batch,))
+
+    def _run_rows(self, batch):
+        logits = self._model(batch, training=False)
+        loss, weight = tf.zeros_like(batch["weight"]), tf.zeros_like(batch["weight"])
+        if "label" in batch:
+            loss, weight = self._model.weighted_losses(logits, batch)
+        return batch["index"], self._outputs_of(logits), loss, weight
+
+    def predict(self, batches, lengths):
+        """Predicts.
+
+        Args:
+          batches: `FeatureBatches`.
+          lengths: int [N], tokens of each row, for outputs that have one for each.
+
+        Returns:
+          `RowOutputs`.
+        """
+        outputs, loss, weight = [None] * batches.num_rows, 0.0, 0.0
+        for batch in distribute(self._strategy, batches.evaluation):
+            index, values, row_losses, row_weights = (
+                self._strategy.gather(x, axis=0).numpy() for x in self._run(batch)
+            )
+            for row, value in zip(index, values):
+                if row >= 0:
+                    outputs[row] = value[: lengths[row]] if value.ndim > 1 else value
+            loss += float(np.sum(row_losses, dtype=np.float64))
+            weight += float(np.sum(row_weights, dtype=np.float64))
+        return RowOutputs(outputs, ratio(loss, weight))

@@ -1,0 +1,52 @@
+"""What several trials say together."""
+
+import math
+
+import numpy as np
+
+# Metrics of which less is better.
+_ERRORS = ("mse", "loss")
+
+
+def goodness(metric, value):
+    """A number that is the higher the better; the lowest one for an undefined value."""
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if metric in _ERRORS else value
+
+
+def summarize(metric, results):
+    """Medians, means, standard deviations and the best of trials.
+
+    Args:
+      metric: what the best trial is best by.
+      results: list of dicts with `seed` and `metrics`, those that are stuck included.
+
+    Returns:
+      dict of `metrics` (the medians by name), `mean`, `standard_deviation` (of the sample, with
+      n - 1; None for a single trial), `best` (`trial`, `seed`, `metrics`) and `num_stuck`.
+    """
+    columns = {
+        name: np.array(
+            [np.nan if r["metrics"][name] is None else r["metrics"][name] for r in results]
+        )
+        for name in results[0]["metrics"]
+    }
+    best = max(
+        range(len(results)), key=lambda i: goodness(metric, results[i]["metrics"].get(metric))
+    )
+    several = len(results) > 1
+    return {
+        "metrics": {name: float(np.median(values)) for name, values in columns.items()},
+        "mean": {name: float(np.mean(values)) for name, values in columns.items()},
+        "standard_deviation": {
+            name: float(np.std(values, ddof=1)) if several else None
+            for name, values in columns.items()
+        },
+        "best": {
+            "trial": best + 1,
+            "seed": results[best]["seed"],
+            "metrics": results[best]["metrics"],
+        },
+        "num_stuck": sum(result["is_stuck"] for result in results),
+    }
