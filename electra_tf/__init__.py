@@ -12,10 +12,16 @@ _PUBLIC = {
     "ElectraPretrainer": "electra_tf.modeling.pretrainer",
     "EncoderConfig": "electra_tf.configs",
     "Generator": "electra_tf.modeling.electra",
+    "FinetuningConfig": "electra_tf.configs",
+    "Predictor": "electra_tf.predictor",
     "PretrainingConfig": "electra_tf.configs",
+    "SequenceClassifier": "electra_tf.modeling.electra",
+    "TokenClassifier": "electra_tf.modeling.electra",
     "Tokenizer": "electra_tf.tokenization",
     "UserError": "electra_tf.errors",
+    "create_finetuning_optimizer": "electra_tf.optimization",
     "create_optimizer": "electra_tf.optimization",
+    "load_finetuning_config": "electra_tf.configs",
     "load_pretraining_config": "electra_tf.configs",
 }
 

@@ -1,6 +1,7 @@
 """Fine-tuning's inner loops for Orbit: training steps and evaluation."""
 
 import time
+import types
 from typing import NamedTuple
 
 import orbit
@@ -40,16 +41,14 @@ class FinetuningEvaluator(orbit.AbstractEvaluator):
 
     The first set's metrics have their own names, another's end in its name, as in
     `accuracy_mismatched`.
-
-    Attributes:
-      predictions: dict from set to the predictions of the latest evaluation.
-      outputs: dict from set to its row outputs.
     """
 
     def __init__(self, predictor, task, dev_sets):
         """Takes a `RowPredictor`, a `Task` and a dict of `DevSet`s by name."""
-        self._predictor, self._task, self._dev_sets = predictor, task, dev_sets
-        self.predictions, self.outputs = {}, {}
+        self._predictor, self._task = predictor, task
+        # Orbit's base class would replace plain dicts, and all lists in them, by wrappers.
+        self._dev_sets = types.MappingProxyType(dev_sets)
+        self._latest = types.SimpleNamespace(predictions={})
 
     def evaluate(self, num_steps):
         del num_steps  # All examples.
@@ -57,16 +56,16 @@ class FinetuningEvaluator(orbit.AbstractEvaluator):
         for number, (name, dev) in enumerate(self._dev_sets.items()):
             rows = self._predictor.predict(dev.batches, dev.features.lengths)
             predictions = self._task.predictions(rows.outputs, dev.examples, dev.features)
-            self.outputs[name], self.predictions[name] = rows.outputs, predictions
+            self._latest.predictions[name] = predictions
             values = {**self._task.metrics(predictions, dev.examples), "loss": rows.loss}
             suffix = f"_{name}" if number else ""
             metrics |= {f"{key}{suffix}": value for key, value in values.items()}
         return metrics
 
     def write_confusion(self, step):
-        """Writes the first dev set's confusion matrix to the default summary writer."""
+        """Writes the latest confusion matrix of the first dev set to the default summary writer."""
         name, dev = next(iter(self._dev_sets.items()))
-        pairs = self._task.confusion_pairs(self.predictions[name], dev.examples)
+        pairs = self._task.confusion_pairs(self._latest.predictions[name], dev.examples)
         if pairs:
             figure = pictures.confusion_matrix(*pairs, self._task.labels)
             pictures.write_figure("confusion_matrix", figure, step)

@@ -1,0 +1,167 @@
+"""Fine-tuned models on plain Python strings."""
+
+import tensorflow as tf
+
+from electra_tf.configs import FinetuningConfig
+from electra_tf.errors import UserError
+from electra_tf.modeling.finetuner import Finetuner
+from electra_tf.tasks.model_folder import load_finetuned
+from electra_tf.tasks.task import Example
+from electra_tf.tasks.words import Word, split_words
+from electra_tf.training.feature_batches import FeatureBatches
+from electra_tf.training.row_predictor import RowPredictor
+
+
+class Predictor:
+    """A fine-tuned model that takes strings.
+
+    ```python
+    predictor = Predictor.from_pretrained("runs/sst2/model")
+    predictor(["A fine film.", "Dull."])
+    # [{"label": "1", "score": 0.98, "scores": {"0": 0.02, "1": 0.98}}, ...]
+    ```
+
+    What it gives for a text depends on the task's kind:
+
+    - classification: `label`, its `score` (probability) and all `scores` by label; of several labels
+      a text, `labels` and `scores`;
+    - regression: `value`, on the scale of the training data;
+    - tagging: `words`, a list of `word`, `label`, `score`, `start` and `end`, where
+      `text[start:end] == word`; with phrases also `entities`, a list of `text`, `label`, `score` (the
+      least of its words'), `start` and `end`.
+    """
+
+    def __init__(self, finetuned, batch_size=32):
+        """Takes a `tasks.model_folder.FinetunedModel`; `batch_size`: texts computed at once."""
+        self.task, self.tokenizer = finetuned.task, finetuned.tokenizer
+        self.max_seq_length = finetuned.max_seq_length
+        self._config = FinetuningConfig(
+            max_seq_length=finetuned.max_seq_length, eval_batch_size=batch_size
+        ).resolved(finetuned.network.config, self.task.config.kind)
+        model = Finetuner(self._config, finetuned.network, self.task.losses, self.task.weights)
+        self._rows = RowPredictor(tf.distribute.get_strategy(), model, self.task.outputs)
+
+    @classmethod
+    def from_pretrained(cls, folder, batch_size=32):
+        """Reads a folder that `finetune.py` wrote, such as `OUTPUT_DIR/model`.
+
+        Raises:
+          UserError: a file is missing or malformed.
+        """
+        return cls(load_finetuned(folder), batch_size)
+
+    def __call__(self, inputs):
+        """Predicts.
+
+        Args:
+          inputs: list of texts; for a task of pairs of `(text, text_pair)`; for tagging of texts or
+            of lists of words. Or a single one of them that is a str or a tuple. Texts may have any
+            length: classification and regression take the beginning of a longer one, as in training;
+            tagging reads it in windows.
+
+        Returns:
+          list of dicts in the order of `inputs`; a dict for a single one.
+
+        Raises:
+          UserError: an input is no text, or not as many as the task takes.
+        """
+        if isinstance(inputs, (str, tuple)):
+            return self([inputs])[0]
+        inputs = list(inputs)
+        if not inputs:
+            return []
+        if self.task.config.kind == "tagging":
+            return self._tag(inputs)
+        examples = [
+            Example("", str(number), self._texts_of(number, item), None)
+            for number, item in enumerate(inputs)
+        ]
+        return [self._readable(p) for p in self._predict(examples)]
+
+    def _texts_of(self, number, item):
+        names = [n for n in ("text", "text_pair") if n in self.task.config.columns]
+        texts = (item,) if isinstance(item, str) else tuple(item)
+        if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
+            expected = "a str" if len(names) == 1 else "(text, text_pair), two str"
+            raise UserError(f"input {number}: {item!r} is not {expected}")
+        return texts
+
+    def _predict(self, examples):
+        features = self.task.features(examples, self.tokenizer, self.max_seq_length)
+        batches = FeatureBatches(
+            features,
+            self._config.eval_batch_size,
+            self.max_seq_length,
+            self._config.length_buckets,
+        )
+        rows = self._rows.predict(batches, features.lengths)
+        return self.task.predictions(rows.outputs, examples, features)
+
+    def _readable(self, prediction):
+        value = prediction["prediction"]
+        if self.task.config.kind == "regression":
+            return {"value": value}
+        scores = prediction["scores"]
+        if self.task.config.multi_label:
+            return {"labels": value, "scores": scores}
+        return {"label": value, "score": scores[value], "scores": scores}
+
+    def _tag(self, inputs):
+        texts = [item for item in inputs if isinstance(item, str)]
+        split = iter(split_words(texts, self.tokenizer))
+        sentences = [
+            next(split) if isinstance(item, str) else _spaced(number, item)
+            for number, item in enumerate(inputs)
+        ]
+        examples = [
+            Example("", str(number), [word.text for word in words], None)
+            for number, words in enumerate(sentences)
+            if words
+        ]
+        predictions = iter(self._predict(examples) if examples else ())
+        results = []
+        for item, words in zip(inputs, sentences):
+            text = item if isinstance(item, str) else " ".join(item)
+            results.append(self._tagged(text, words, next(predictions) if words else None))
+        return results
+
+    def _tagged(self, text, words, prediction):
+        tags = prediction["prediction"] if prediction else []
+        scores = prediction["scores"] if prediction else []
+        result = {
+            "words": [
+                {
+                    "word": word.text,
+                    "label": tag,
+                    "score": score,
+                    "start": word.start,
+                    "end": word.end,
+                }
+                for word, tag, score in zip(words, tags, scores)
+            ]
+        }
+        if self.task.config.scheme:
+            from seqeval.metrics.sequence_labeling import get_entities
+
+            result["entities"] = [
+                {
+                    "text": text[words[first].start : words[last].end],
+                    "label": kind,
+                    "score": min(scores[first : last + 1]),
+                    "start": words[first].start,
+                    "end": words[last].end,
+                }
+                for kind, first, last in get_entities(tags)
+            ]
+        return result
+
+
+def _spaced(number, words):
+    """`Word`s of a list of str, at their places in the text with spaces between."""
+    if not all(isinstance(word, str) for word in words):
+        raise UserError(f"input {number}: {words!r} is neither a str nor a list of them")
+    result, start = [], 0
+    for word in words:
+        result.append(Word(word, start, start + len(word)))
+        start += len(word) + 1
+    return result
