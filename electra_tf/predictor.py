@@ -80,7 +80,7 @@ class Predictor:
 
     def _texts_of(self, number, item):
         names = [n for n in ("text", "text_pair") if n in self.task.config.columns]
-        texts = (item,) if isinstance(item, str) else tuple(item)
+        texts = tuple(item) if isinstance(item, (list, tuple)) else (item,)
         if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
             expected = "a str" if len(names) == 1 else "(text, text_pair), two str"
             raise UserError(f"input {number}: {item!r} is not {expected}")
@@ -158,7 +158,7 @@ class Predictor:
 
 def _spaced(number, words):
     """`Word`s of a list of str, at their places in the text with spaces between."""
-    if not all(isinstance(word, str) for word in words):
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"input {number}: {words!r} is neither a str nor a list of them")
     result, start = [], 0
     for word in words:

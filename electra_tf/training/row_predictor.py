@@ -31,7 +31,8 @@ class RowPredictor:
         self._run = tf.function(self._run_batch, reduce_retracing=True, autograph=False)
 
     def _run_batch(self, batch):
-        return self._strategy.run(self._run_rows, args=(batch,))
+        results = self._strategy.run(self._run_rows, args=(batch,))
+        return tuple(self._strategy.gather(result, axis=0) for result in results)
 
     def _run_rows(self, batch):
         logits = self._model(batch, training=False)
@@ -52,9 +53,7 @@ class RowPredictor:
         """
         outputs, loss, weight = [None] * batches.num_rows, 0.0, 0.0
         for batch in distribute(self._strategy, batches.evaluation):
-            index, values, row_losses, row_weights = (
-                self._strategy.gather(x, axis=0).numpy() for x in self._run(batch)
-            )
+            index, values, row_losses, row_weights = (x.numpy() for x in self._run(batch))
             for row, value in zip(index, values):
                 if row >= 0:
                     outputs[row] = value[: lengths[row]] if value.ndim > 1 else value

@@ -1,0 +1,344 @@
+"""Tasks: their files, what is wrong with those, features and metrics."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from electra_tf.errors import UserError
+from electra_tf.tasks import kind_of
+from electra_tf.tasks.config import builtin_tasks, load_task_config, task_config
+from electra_tf.tasks.metrics import (
+    classification_metrics,
+    multi_label_metrics,
+    regression_metrics,
+    tagging_metrics,
+)
+from electra_tf.tasks.reading import BadRows, read_rows, read_sentences
+from electra_tf.tasks.tagging import windows, word_pieces
+from electra_tf.tasks.task import Example, keep_good, read_split
+from electra_tf.tasks.words import split_words
+from electra_tf.tokenization import Tokenizer
+
+VOCAB = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefgh",
+    "##b",
+    "##c",
+    ".",
+    ",",
+    "(",
+    "$",
+    "'",
+]
+VOCAB += ["北", "京", "3", "##3"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(VOCAB)
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def rows_of(path, table_format, columns, skip=False, **options):
+    bad_rows = BadRows(skip)
+    rows = read_rows(path, table_format, columns, bad_rows, **options)
+    return [list(row.cells.values()) for row in rows], bad_rows.count
+
+
+def test_tables(tmp_path):
+    tsv = write(tmp_path, "a.tsv", '\ufefft\tl\n"quoted\t1\n\nb "c"\t0\r\n')
+    assert rows_of(tsv, "tsv", ["t", "l"])[0] == [['"quoted', "1"], ['b "c"', "0"]]
+    assert rows_of(tsv, "tsv", [1])[0] == [["l"], ["1"], ["0"]]
+    csv = write(tmp_path, "a.csv", 't,l\n"a, ""b""\nc",1\nd,0\n')
+    assert rows_of(csv, "csv", ["l", "t"])[0] == [["1", 'a, "b"\nc'], ["0", "d"]]
+    quoted = write(tmp_path, "q.tsv", 't\tl\n"a\tb"\t1\n')
+    assert rows_of(quoted, "tsv", ["t"], quotes=True)[0] == [["a\tb"]]
+    jsonl = tmp_path / "a.jsonl.gz"
+    jsonl.write_bytes(gzip.compress(b'{"t": "a", "l": 1}\n\n{"l": [2], "t": "b", "x": 0}\n'))
+    assert rows_of(str(jsonl), "jsonl", ["t", "l"])[0] == [["a", 1], ["b", [2]]]
+    assert rows_of(str(jsonl), "jsonl", ["t", "z"], optional=["z"])[0] == [["a", None], ["b", None]]
+
+
+@pytest.mark.parametrize(
+    "name, text, columns, line, message, left",
+    [
+        ("a.tsv", "t\tl\na\t1\nb\nc\t0\n", ["t"], 3, "1 columns, where the first line has 2", 2),
+        ("a.csv", 't,l\na,1\n"b,1\nc,0\nd,1\n', ["t"], 3, "broken quotes", 3),
+        ("a.csv", 't,l\n"a"x,1\nc,0\n', ["t"], 2, "broken quotes", 1),
+        ("a.jsonl", '{"t": 1}\n{"t": \n{"t": 2}\n', ["t"], 2, "not JSON", 2),
+        ("a.jsonl", '{"t": 1}\n{"u": 1}\n', ["t"], 2, "no key 't'; there are u", 1),
+        ("a.jsonl", '{"t": 1}\n[1]\n', ["t"], 2, "not a JSON object", 1),
+        ("a.tsv", b"t\tl\na\t1\nb\xff\t0\nc\t0\n", ["t"], 3, "not UTF-8 (byte 2 of the line)", 2),
+    ],
+)
+def test_bad_rows(tmp_path, name, text, columns, line, message, left):
+    """One line with file and line number; with `--skip_bad_rows` all others are read."""
+    path = write(tmp_path, name, text)
+    with pytest.raises(UserError) as error:
+        rows_of(path, name[2:], columns)
+    assert f"{path}:{line}: {message}" in str(error.value)
+    assert "--skip_bad_rows" in str(error.value) and "\n" not in str(error.value)
+    rows, count = rows_of(path, name[2:], columns, skip=True)
+    assert (len(rows), count) == (left, 1)
+
+
+@pytest.mark.parametrize(
+    "name, text, columns, message",
+    [
+        ("a.tsv", "", ["t"], "the file is empty"),
+        ("a.tsv", "\n \n", ["t"], "the file is empty"),
+        ("a.tsv", "t\tl\n", ["t"], "no rows in it"),
+        ("a.tsv", "t\tl\na\t1\n", ["u"], ":1: no column 'u'; the first line has 2: t, l"),
+        ("a.tsv", "t\tl\na\t1\n", [2], ":1: no column 2; the first line has 2, counted from 0"),
+        ("a.tsv.gz", b"\x1f\x8bno", ["t"], "not a whole gzip file"),
+        ("a.tsv.gz", gzip.compress(b"t\n" * 9999)[:-20], ["t"], "not a whole gzip file"),
+    ],
+)
+def test_files_without_use(tmp_path, name, text, columns, message):
+    path = write(tmp_path, name, text)
+    with pytest.raises(UserError) as error:
+        rows_of(path, "tsv", columns, skip=True)
+    assert f"{path}" in str(error.value) and message in str(error.value)
+
+
+def test_sentences(tmp_path):
+    columns = {"token": 0, "tag": 2}
+    conll = "-DOCSTART- -X- O\n\nAn DT B-NP\n#  # I-NP\n\n\nIt PRP O\n"
+    path = write(tmp_path, "a.txt", conll)
+    first, second = read_sentences(path, "conll", columns, BadRows(False))
+    assert (first.words, first.tags) == (["An", "#"], ["B-NP", "I-NP"])
+    assert (second.place, second.words, second.tags) == (f"{path}:7", ["It"], ["O"])
+    assert first.place_of(1) == f"{path}:4"
+    # Tabs keep a word with a space whole.
+    tabs = write(tmp_path, "b.txt", "a b\tX\n")
+    assert read_sentences(tabs, "conll", {"token": 0, "tag": 1}, BadRows(False))[0].words == ["a b"]
+    untagged = write(tmp_path, "c.txt", "a\nb\n\nc\n")
+    read = read_sentences(untagged, "conll", columns, BadRows(False), has_tags=False)
+    assert [(s.words, s.tags) for s in read] == [(["a", "b"], None), (["c"], None)]
+    jsonl = write(tmp_path, "a.jsonl", json.dumps({"w": ["a", "b c"], "t": ["O", "X"]}) + "\n")
+    named = {"token": "w", "tag": "t"}
+    assert read_sentences(jsonl, "jsonl", named, BadRows(False))[0].words == ["a", "b c"]
+
+
+@pytest.mark.parametrize(
+    "name, text, columns, message",
+    [
+        ("conll", "a DT\n\nb DT O\n", {"token": 0, "tag": 2}, ":1: 2 column(s)"),
+        ("conll", "a\tO\n\tO\n\nb\tO\n", {"token": 0, "tag": 1}, ":2: a word without a tag"),
+        (
+            "jsonl",
+            '{"w": ["a"], "t": []}\n{"w": ["b"], "t": ["O"]}\n',
+            {"token": "w", "tag": "t"},
+            ":1: 1 words but 0 tags",
+        ),
+        ("tsv", "w\tt\na b\tO\nc\tO\n", {"token": "w", "tag": "t"}, ":2: 2 words but 1 tags"),
+    ],
+)
+def test_words_and_tags_that_do_not_match(tmp_path, name, text, columns, message):
+    path = write(tmp_path, "a.txt", text)
+    with pytest.raises(UserError) as error:
+        read_sentences(path, name, columns, BadRows(False))
+    assert f"{path}{message}" in str(error.value)
+    bad_rows = BadRows(True)
+    assert len(read_sentences(path, name, columns, bad_rows)) == 1 and bad_rows.count == 1
+
+
+def task_of(tmp_path, text, dev, **values):
+    write(tmp_path, "train.tsv", text)
+    write(tmp_path, "dev.tsv", dev)
+    config = task_config(
+        {"name": "t", "kind": "classification", "train": "train.tsv", "dev": "dev.tsv", **values},
+        "t.yaml",
+    )
+    bad_rows = BadRows(False)
+    kind = kind_of(config)
+    train = read_split(kind, config, str(tmp_path), "train", bad_rows)[""]
+    task = kind.from_training_examples(config, train)
+    keep_good(task, train, bad_rows)
+    for examples in read_split(kind, config, str(tmp_path), "dev", bad_rows).values():
+        keep_good(task, examples, bad_rows)
+    return task, train
+
+
+def test_labels_are_found_in_the_training_data(tmp_path):
+    columns = {"text": "t", "label": "l"}
+    text = "t\tl\na\t10\nb\t9\nc\tx\n"
+    assert task_of(tmp_path, text, text, columns=columns)[0].labels == ["9", "10", "x"]
+    with pytest.raises(UserError, match=r"dev.tsv:3: unknown label '8'; known: 9, 10, x"):
+        task_of(tmp_path, text, "t\tl\na\t9\na\t8\n", columns=columns)
+    with pytest.raises(UserError, match=r"train.tsv: one label alone, '1'"):
+        task_of(tmp_path, "t\tl\na\t1\n", text, columns=columns)
+    with pytest.raises(UserError, match=r"train.tsv:2: an empty label"):
+        task_of(tmp_path, "t\tl\na\t\n", text, columns=columns)
+    task, train = task_of(
+        tmp_path, "t\tl\na\tx, y\nb\t\n", "t\tl\na\ty\n", columns=columns, multi_label=True
+    )
+    assert task.labels == ["x", "y"] and [e.label for e in train] == [("x", "y"), ()]
+
+
+def test_numbers(tmp_path):
+    options = {"kind": "regression", "columns": {"text": "t", "label": "l"}}
+    text = "t\tl\na\t-1\nb\t3\n"
+    task, train = task_of(tmp_path, text, text, **options)
+    assert task.label_range == (-1.0, 3.0)
+    with pytest.raises(UserError, match=r"train.tsv:2: the label 'x' is not a number"):
+        task_of(tmp_path, "t\tl\na\tx\n", text, **options)
+    with pytest.raises(UserError, match=r"train.tsv:2: the label 'nan' is not a finite number"):
+        task_of(tmp_path, "t\tl\na\tnan\n", text, **options)
+    with pytest.raises(UserError, match=r"train.tsv:3: the label 3 is outside .* -1 to 2"):
+        task_of(tmp_path, text, text, label_range=[-1, 2], **options)
+    [low, high] = task.predictions(np.array([[0.0], [1.5]]), None, None)
+    assert (low, high) == ({"prediction": -1.0}, {"prediction": 5.0})
+    assert task.submitted(high) == "3.000"
+
+
+def test_tags(tmp_path):
+    options = {"kind": "tagging", "columns": {"token": 0, "tag": 1}, "scheme": "IOB2"}
+    text = "a\tB-X\nb\tI-X\n\nc\tO\n"
+    task, _ = task_of(tmp_path, text, text, **options)
+    assert task.labels == ["O", "B-X", "I-X"]
+    with pytest.raises(UserError, match=r"train.tsv:2: the tag 'E-X' is none of IOB2"):
+        task_of(tmp_path, "a\tB-X\nb\tE-X\n", text, **options)
+    with pytest.raises(UserError, match=r"dev.tsv:1: unknown label 'B-Y' in this sentence"):
+        task_of(tmp_path, text, "a\tB-Y\n", **options)
+    bioes, _ = task_of(tmp_path, "a\tS-X\n", "a\tB-X\nb\tE-X\n", **{**options, "scheme": "BIOES"})
+    assert sorted(bioes.labels) == ["B-X", "E-X", "I-X", "O", "S-X"]
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"kind": "taging"}, "kind='taging'"),
+        ({"metric": "f2"}, "metric=f2: choose one of accuracy, f1, macro_f1, mcc"),
+        ({"colums": {}}, "did you mean 'columns'?"),
+        ({"columns": {"text": "t"}}, "missing: label"),
+        ({"columns": {"text": "t", "label": 1}}, "give names or numbers, not both"),
+        ({"columns": {"text": 0, "label": 1, "tag": 2}}, "unknown: tag"),
+        ({"kind": "regression", "label_range": [1, 0]}, "the first number is to be the lower one"),
+    ],
+)
+def test_task_files_that_cannot_be(values, message):
+    good = {"name": "t", "kind": "classification", "columns": {"text": 0, "label": 1}}
+    with pytest.raises(UserError) as error:
+        task_config({**good, **values}, "mine.yaml")
+    assert str(error.value).startswith("mine.yaml") and message in str(error.value)
+
+
+def test_builtin_tasks(shared_data):
+    """GLUE's own layout, as far as it is here; the numbers are those of the data's README."""
+    glue = {"ax", "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"}
+    assert glue | {"chunk", "ner", "pos"} == set(builtin_tasks())
+    counts = {}
+    for name, folder in (
+        ("CoLA", "glue/CoLA"),
+        ("SST-2", "glue/SST-2"),
+        ("mrpc", "glue/MRPC"),
+        ("STS-B", "glue/STS-B"),
+        ("MNLI", "glue/MNLI"),
+        ("qnli", "glue/QNLI"),
+        ("wnli", "glue/WNLI"),
+        ("chunk", "tagging/chunk_conll2000"),
+        ("pos", "tagging/pos_ud_ewt"),
+    ):
+        config, bad_rows = load_task_config(name), BadRows(False)
+        kind = kind_of(config)
+        sets = {
+            split: read_split(kind, config, str(shared_data / folder), split, bad_rows)
+            for split in ("train", "dev")
+        }
+        task = kind.from_training_examples(config, sets["train"][""])
+        [dev] = sets["dev"].values()
+        assert keep_good(task, dev, bad_rows) == dev
+        counts[name] = (len(sets["train"][""]), len(dev))
+    assert counts == {
+        "CoLA": (8551, 527),
+        "SST-2": (67349, 872),
+        "mrpc": (3668, 408),
+        "STS-B": (5749, 1500),
+        "MNLI": (7047, 1005),
+        "qnli": (4266, 503),
+        "wnli": (635, 71),
+        "chunk": (8028, 888),
+        "pos": (12534, 1999),
+    }
+
+
+def test_both_orders():
+    config = load_task_config("mrpc")
+    task = kind_of(config)(config, config.labels)
+    examples = [Example("", "0", ("a", "b"), "1")]
+    assert [e.inputs for e in task.training_examples(examples)] == [("a", "b"), ("b", "a")]
+
+
+def test_windows():
+    assert windows([1, 2, 1], 4) == [(0, 3, 0, 3)]
+    # Eight words of one piece, five at a time, one word of overlap (5 // 4).
+    assert windows([1] * 8, 5) == [(0, 5, 0, 4), (4, 8, 4, 8)]
+    for num_pieces in ([1] * 300, [3, 1, 5] * 40, [20, 1] * 9, [7]):
+        cut = windows(num_pieces, 20)
+        assert all(sum(num_pieces[start:end]) <= 20 for start, end, _, _ in cut)
+        assert all(start <= first <= last <= end for start, end, first, last in cut)
+        owned = [word for _, _, first, last in cut for word in range(first, last)]
+        assert owned == list(range(len(num_pieces)))
+
+
+def test_no_word_is_without_a_piece(tokenizer):
+    pieces = word_pieces({"ab", "\u200b", "abbbbb"}, tokenizer, most=3)
+    assert pieces["\u200b"] == [tokenizer.unk_id]
+    assert pieces["ab"] == [VOCAB.index("a"), VOCAB.index("##b")]
+    assert len(pieces["abbbbb"]) == 3
+
+
+def test_long_sentences_are_predicted_word_by_word(tokenizer):
+    config = task_config(
+        {"name": "t", "kind": "tagging", "columns": {"token": 0, "tag": 1}, "labels": ["x", "y"]},
+        "t",
+    )
+    task = kind_of(config)(config, config.labels)
+    words = ["a", "abc", "h"] * 20
+    tags = ["x", "y", "y"] * 20
+    examples = [Example("", "0", words, tags), Example("", "1", ["b"], ["y"])]
+    features = task.features(examples, tokenizer, 12)
+    assert features.lengths.max() <= 12 and len(features.lengths) > 6
+    outputs = [  # What a perfect network says, and the opposite where a word is not this row's own.
+        np.eye(2)[np.maximum(features.tokens["label"][start:end], 0)]
+        for start, end in zip(features.row_splits, features.row_splits[1:])
+    ]
+    predictions = task.predictions(outputs, examples, features)
+    assert [p["prediction"] for p in predictions] == [tags, ["y"]]
+
+
+def test_words_of_running_text(tokenizer):
+    [words, empty] = split_words(["(ab,3.3) a'b 北京h $c.", " \x07"], tokenizer)
+    found = ["(", "ab,3.3", ")", "a'b", "北", "京", "h", "$", "c", "."]
+    assert [w.text for w in words] == found and empty == []
+    assert words[1].start == 1 and words[1].end == 7
+
+
+def test_metrics_by_hand():
+    metrics = classification_metrics(["1", "1", "0", "1"], ["1", "0", "0", "1"], ["0", "1"])
+    # TP 2, FP 1, FN 0, TN 1.
+    assert metrics["accuracy"] == 0.75 and metrics["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
+    assert metrics["mcc"] == pytest.approx((2 * 1 - 0) / (3 * 2 * 1 * 2) ** 0.5)
+    assert metrics["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    multi = multi_label_metrics([["a"], ["a", "b"]], [["a"], ["b"]], ["a", "b"])
+    assert multi == pytest.approx({"accuracy": 0.5, "f1": 4 / 5, "macro_f1": (2 / 3 + 1) / 2})
+    numbers = regression_metrics([1.0, 2.0, 4.0], [1.0, 3.0, 2.0])
+    assert numbers["spearman"] == pytest.approx(0.5)
+    assert numbers["mse"] == pytest.approx(5 / 3)
+    assert regression_metrics([1.0, 1.0], [1.0, 2.0])["pearson"] == 0.0
+    # Two phrases, one found; one predicted too many.
+    tags = tagging_metrics([["B-X", "O", "B-X"]], [["B-X", "B-Y", "O"]], has_phrases=True)
+    assert tags == pytest.approx({"accuracy": 1 / 3, "precision": 0.5, "recall": 0.5, "f1": 0.5})
+    assert tagging_metrics([["A", "B"]], [["A", "A"]], has_phrases=False) == {"accuracy": 0.5}
