@@ -230,7 +230,8 @@ def test_predictor(finished, data_dir, tmp_path, encoder):
 
 
 def test_tagging(data_dir, encoder, tmp_path):
-    assert run(data_dir, encoder, tmp_path, task="tags.yaml") == 0
+    overrides = (*OVERRIDES, "num_train_epochs=10")
+    assert run(data_dir, encoder, tmp_path, task="tags.yaml", overrides=overrides) == 0
     results = read_json(tmp_path / "results.json")
     assert results["metric"] == "f1" and results["metrics"]["f1"] > 0.9
     predictor = Predictor.from_pretrained(str(tmp_path / "model"))
@@ -238,10 +239,12 @@ def test_tagging(data_dir, encoder, tmp_path):
     tagged, listed = predictor([text, ["good", "cat"]])
     assert len(tagged["words"]) == 68
     assert all(text[w["start"] : w["end"]] == w["word"] for w in tagged["words"])
-    labels = {w["word"]: w["label"] for w in tagged["words"]}
-    assert labels["cat"] == "B-A" and labels["dog"] == "B-A" and labels["red"] == "O"
-    assert [(e["text"], e["label"], e["start"]) for e in tagged["entities"]][0] == ("cat", "A", 5)
     assert [w["label"] for w in listed["words"]] == ["O", "B-A"]
+    assert [(w["start"], w["end"]) for w in listed["words"]] == [(0, 4), (5, 8)]
+    short = predictor("red cat tree")
+    assert [w["label"] for w in short["words"]] == ["O", "B-A", "O"]
+    [entity] = short["entities"]
+    assert (entity["text"], entity["label"], entity["start"], entity["end"]) == ("cat", "A", 4, 7)
     assert predictor(" ") == {"words": [], "entities": []}
     # transformers' names, for `ElectraForTokenClassification`.
     arrays = safetensors.numpy.load_file(tmp_path / "model" / "model.safetensors")
