@@ -219,16 +219,17 @@ class Worker:
     """A contestant's process, waiting for its turns.
 
     Attributes:
-      name: of `CONTESTANTS`.
+      name: of a contestant.
       answers: of its turns, see benchmarks/peers/protocol.py; none are added after a failure, which
         is told on stderr.
     """
 
-    def __init__(self, name, python, task, log):
+    def __init__(self, name, script, python, task, log):
         """Starts it and waits until its model is made.
 
         Args:
-          name: of `CONTESTANTS`.
+          name: for messages.
+          script: in benchmarks/peers.
           python: interpreter.
           task: what to train.
           log: path of what it prints.
@@ -236,7 +237,7 @@ class Worker:
         self.name, self.answers, self._log = name, [], log
         with open(log, "w") as stderr:
             self._process = subprocess.Popen(
-                [python, ROOT / "benchmarks" / "peers" / CONTESTANTS[name].script],
+                [python, ROOT / "benchmarks" / "peers" / script],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
                 env={"OMP_WAIT_POLICY": "passive", **os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
             )  # fmt: skip
@@ -278,9 +279,9 @@ def groups(names, max_alive):
     return [ours + others[i : i + size] for i in range(0, len(others), size)] or [ours]
 
 
-def start(name, python, task, log):
+def start(name, script, python, task, log):
     """A `Worker` that has made its first steps; takes what the class takes."""
-    worker = Worker(name, python, task, log)
+    worker = Worker(name, script, python, task, log)
     for steps in START:
         worker.run(steps)
     return worker
@@ -296,7 +297,8 @@ def run_group(names, values, task, before_round):
     for name in names:
         log = f"{name.replace(' ', '-')}-{task['dtype']}-{task['batch_size']}.log"
         log = os.path.join(values.output_dir, log)
-        workers.append(start(name, find_python(name, values.envs), task, log))
+        script, python = CONTESTANTS[name].script, find_python(name, values.envs)
+        workers.append(start(name, script, python, task, log))
     take_turns(workers, values, before_round)
     return workers
 
@@ -317,7 +319,7 @@ def measure_ours(values, task, log, before_round=lambda: None):
     Raises:
       UserError: its process ended, for want of memory perhaps.
     """
-    worker = start(OURS, sys.executable, task, log)
+    worker = start(OURS, CONTESTANTS[OURS].script, sys.executable, task, log)
     take_turns([worker], values, before_round)
     if len(worker.answers) < len(START) + values.rounds:
         raise UserError(f"{log}: the process that trains ended, see there; try smaller sizes")

@@ -102,30 +102,49 @@ def predict(model, rows, task, pad_id):
     return outputs
 
 
-def train(task):
-    """Trains; returns what is written."""
-    set_seed(task["seed"])
-    tokenizer = AutoTokenizer.from_pretrained(task["encoder"])
+def create_model(task):
+    """The encoder with a new head."""
     auto = AutoModelForSequenceClassification
     options = {"num_labels": task["num_labels"]}
     if task["kind"] == "tagging":
         auto = AutoModelForTokenClassification
     if task["kind"] == "regression":
         options["problem_type"] = "regression"
-    model = auto.from_pretrained(task["encoder"], **options)
+    return auto.from_pretrained(task["encoder"], **options)
+
+
+def create_optimizer(model, task, num_steps):
+    """`(optimizer, schedule)` of AdamW with warm-up and linear decay."""
+    groups = parameter_groups(
+        model, task["learning_rate"], task["layerwise_lr_decay"], task["weight_decay_rate"]
+    )
+    optimizer = torch.optim.AdamW(groups, eps=1e-6, fused=True)
+    num_warmup_steps = int(num_steps * task["warmup_proportion"])
+    return optimizer, get_linear_schedule_with_warmup(optimizer, num_warmup_steps, num_steps)
+
+
+def train_step(model, batch, optimizer, schedule, task):
+    """One update; returns the loss."""
+    with torch.autocast("cpu", torch.bfloat16, task["bfloat16"]):
+        loss = model(**batch).loss
+    loss.backward()
+    clip_grad_norm_(model.parameters(), task["clip_norm"])
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def train(task):
+    """Trains; returns what is written."""
+    set_seed(task["seed"])
+    tokenizer = AutoTokenizer.from_pretrained(task["encoder"])
+    model = create_model(task)
     rows = {name: encode(tokenizer, task, task[name]) for name in ("train", "dev")}
     size = task["train_batch_size"]
     steps_per_epoch = math.ceil(len(rows["train"]) / size)
     num_steps = math.ceil(steps_per_epoch * task["num_train_epochs"])
-    optimizer = torch.optim.AdamW(
-        parameter_groups(
-            model, task["learning_rate"], task["layerwise_lr_decay"], task["weight_decay_rate"]
-        ),
-        eps=1e-6,
-    )
-    schedule = get_linear_schedule_with_warmup(
-        optimizer, int(num_steps * task["warmup_proportion"]), num_steps
-    )
+    optimizer, schedule = create_optimizer(model, task, num_steps)
     epochs, seconds, step = [], 0.0, 0
     while step < num_steps:
         model.train()
@@ -133,14 +152,8 @@ def train(task):
         start = time.perf_counter()
         for first in range(0, len(order), size):
             chosen = [rows["train"][i] for i in order[first : first + size]]
-            with torch.autocast("cpu", torch.bfloat16, task["bfloat16"]):
-                batch = batch_of(chosen, tokenizer.pad_token_id, task["kind"])
-                loss = model(**batch).loss
-            loss.backward()
-            clip_grad_norm_(model.parameters(), task["clip_norm"])
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            batch = batch_of(chosen, tokenizer.pad_token_id, task["kind"])
+            loss = train_step(model, batch, optimizer, schedule, task)
             step += 1
             if step == num_steps:
                 break

@@ -222,6 +222,47 @@ class _Setup:
         return DevSet(examples, features, self._batches(features, self.config.eval_batch_size))
 
 
+def create_model(setup, config):
+    """A compiled `Finetuner` of the encoder's weights and a random head."""
+    encoder_config = dataclasses.replace(
+        setup.encoder.config,
+        hidden_dropout_prob=config.hidden_dropout_prob,
+        attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+    )
+    rows = config.train_batch_size // setup.strategy.num_replicas_in_sync
+    task = setup.data.task
+    with setup.strategy.scope():
+        network = task.create_network(
+            encoder_config,
+            classifier_dropout=config.classifier_dropout,
+            recompute_activations=config.recompute_activations,
+            dtype=DTYPE_POLICIES[config.mixed_precision],
+        )
+        tensors = huggingface.encoder_tensors(network)
+        huggingface.assign_tensors(tensors, setup.encoder.arrays, "--init_from")
+        model = Finetuner(config, network, task.losses, task.weights)
+        model.compile(
+            create_finetuning_optimizer(config, network, setup.num_train_steps),
+            jit_compile=setup.jit_compile,
+            sub_batch_rows=None if setup.jit_compile else sub_batch_rows(setup.strategy, rows),
+        )
+    return model
+
+
+def _create_trainer(setup, config, model, first_step):
+    read, last = setup.train.training, setup.num_train_steps
+    with setup.strategy.scope():
+        dataset = distribute(setup.strategy, read, config.seed, first_step, last)
+        return FinetuningTrainer(setup.strategy, model, dataset)
+
+
+def create_trainer(config, data, encoder, strategy, jit_compile=None):
+    """The trainer of a new trial, without a run folder: for benchmarks; arguments as of `finetune`."""
+    config = config.resolved(encoder.config, data.task.config.kind)
+    setup = _Setup(config, data, encoder, {}, strategy, jit_compile)
+    return _create_trainer(setup, config, create_model(setup, config), 0)
+
+
 def _run_trial(setup, number, folder, restart_failed, on_start, on_progress):
     """The result of a trial: that of an earlier start, or a new one; a dict."""
     while True:
@@ -265,7 +306,7 @@ class _Trial:
         setup, config = self._setup, self._config
         start = time.perf_counter()
         keras.utils.set_random_seed(config.seed)
-        self._model = self._create_model()
+        self._model = create_model(setup, config)
         checkpoint = tf.train.Checkpoint(variables=checkpoint_variables(self._model))
         self._manager = create_checkpoint_manager(checkpoint, self._run.join("checkpoints"), 1)
         first_step = restore(checkpoint, self._manager, self._model)
@@ -274,50 +315,13 @@ class _Trial:
         if on_start:
             on_start(setup.num_train_steps, first_step)
         self._on_progress = on_progress
-        with setup.strategy.scope():
-            trainer = FinetuningTrainer(
-                setup.strategy,
-                self._model,
-                distribute(
-                    setup.strategy,
-                    setup.train.training,
-                    config.seed,
-                    first_step,
-                    setup.num_train_steps,
-                ),
-            )
+        trainer = _create_trainer(setup, config, self._model, first_step)
         self._predictor = RowPredictor(setup.strategy, self._model, setup.data.task.outputs)
         self._evaluator = None
         if setup.dev:
             self._evaluator = FinetuningEvaluator(self._predictor, setup.data.task, setup.dev)
         self._train(trainer)
         return self._finish(time.perf_counter() - start)
-
-    def _create_model(self):
-        setup, config = self._setup, self._config
-        encoder_config = dataclasses.replace(
-            setup.encoder.config,
-            hidden_dropout_prob=config.hidden_dropout_prob,
-            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-        )
-        rows = config.train_batch_size // setup.strategy.num_replicas_in_sync
-        task = setup.data.task
-        with setup.strategy.scope():
-            network = task.create_network(
-                encoder_config,
-                classifier_dropout=config.classifier_dropout,
-                recompute_activations=config.recompute_activations,
-                dtype=DTYPE_POLICIES[config.mixed_precision],
-            )
-            tensors = huggingface.encoder_tensors(network)
-            huggingface.assign_tensors(tensors, setup.encoder.arrays, "--init_from")
-            model = Finetuner(config, network, task.losses, task.weights)
-            model.compile(
-                create_finetuning_optimizer(config, network, setup.num_train_steps),
-                jit_compile=setup.jit_compile,
-                sub_batch_rows=None if setup.jit_compile else sub_batch_rows(setup.strategy, rows),
-            )
-        return model
 
     @property
     def _step(self):
