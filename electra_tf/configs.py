@@ -198,6 +198,7 @@ class FinetuningConfig:
     length_buckets: list[PositiveInt] | None = None
     hidden_dropout_prob: Probability | None = None
     attention_probs_dropout_prob: Probability | None = None
+    head: Literal["dense", "two_layers"] = "dense"
     classifier_dropout: Probability = 0.1
     clip_norm: Annotated[float, Gt(0)] = 1.0
     seed: CountOrZero = 42
@@ -230,8 +231,10 @@ class FinetuningConfig:
           kind: of the task, "tagging" for longer sequences.
 
         Raises:
-          UserError: `max_seq_length` exceeds the encoder's positions.
+          UserError: `max_seq_length` exceeds the encoder's positions, or there is no such `head`.
         """
+        if kind == "tagging" and self.head != "dense":
+            raise UserError(f"head={self.head}: tagging has one head, dense; leave the key out")
         most = encoder_config.max_position_embeddings
         length = self.max_seq_length or min(256 if kind == "tagging" else 128, most)
         if length > most:

@@ -135,7 +135,9 @@ def test_results(finished, data_dir):
         assert np.mean(right) == pytest.approx(best["accuracy"])
         texts = (data_dir / "dev.tsv").read_text().splitlines()[1:]
         assert [line["label"] for line in lines] == [text.split("\t")[1] for text in texts]
+        assert trial["test_metrics"]["accuracy"] > 0.9
     assert results["ensemble"]["trials"] == [1, 2]
+    assert results["ensemble"]["metrics"]["accuracy"] > 0.9
     assert (finished / "ensemble" / "predictions" / "dev.jsonl").exists()
     submitted = (finished / "trial-1" / "submission" / "Mine.tsv").read_text().splitlines()
     assert submitted[0] == "index\tprediction" and len(submitted) == 22

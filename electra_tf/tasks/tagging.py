@@ -92,6 +92,9 @@ class Tagging(Task):
     def num_outputs(self):
         return len(self.labels)
 
+    def create_network(self, encoder_config, head="dense", **options):
+        return super().create_network(encoder_config, **options)
+
     def losses(self, logits, batch):
         labels = tf.maximum(batch["label"], 0)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

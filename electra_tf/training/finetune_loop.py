@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import orbit
 
-from electra_tf.training import pictures
 from electra_tf.training.loop import GradientStepTrainer, Sums
 from electra_tf.training.metrics import ratio
 
@@ -48,7 +47,6 @@ class FinetuningEvaluator(orbit.AbstractEvaluator):
         self._predictor, self._task = predictor, task
         # Orbit's base class would replace plain dicts, and all lists in them, by wrappers.
         self._dev_sets = types.MappingProxyType(dev_sets)
-        self._latest = types.SimpleNamespace(predictions={})
 
     def evaluate(self, num_steps):
         del num_steps  # All examples.
@@ -56,16 +54,7 @@ class FinetuningEvaluator(orbit.AbstractEvaluator):
         for number, (name, dev) in enumerate(self._dev_sets.items()):
             rows = self._predictor.predict(dev.batches, dev.features.lengths)
             predictions = self._task.predictions(rows.outputs, dev.examples, dev.features)
-            self._latest.predictions[name] = predictions
             values = {**self._task.metrics(predictions, dev.examples), "loss": rows.loss}
             suffix = f"_{name}" if number else ""
             metrics |= {f"{key}{suffix}": value for key, value in values.items()}
         return metrics
-
-    def write_confusion(self, step):
-        """Writes the latest confusion matrix of the first dev set to the default summary writer."""
-        name, dev = next(iter(self._dev_sets.items()))
-        pairs = self._task.confusion_pairs(self._latest.predictions[name], dev.examples)
-        if pairs:
-            figure = pictures.confusion_matrix(*pairs, self._task.labels)
-            pictures.write_figure("confusion_matrix", figure, step)

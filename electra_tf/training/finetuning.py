@@ -234,6 +234,7 @@ def create_model(setup, config):
     with setup.strategy.scope():
         network = task.create_network(
             encoder_config,
+            head=config.head,
             classifier_dropout=config.classifier_dropout,
             recompute_activations=config.recompute_activations,
             dtype=DTYPE_POLICIES[config.mixed_precision],
@@ -433,6 +434,7 @@ class _Trial:
             "metrics": _only_metrics(best),
             "best_step": best and best["step"],
             "final_metrics": _only_metrics(evaluations[-1] if evaluations else None),
+            "test_metrics": metrics_of(task, done["test"]),
             "num_train_steps": setup.num_train_steps,
             "is_stuck": stuck,
             "seconds": round(seconds, 1),
@@ -440,19 +442,22 @@ class _Trial:
         if setup.is_writer:
             write_predictions(self._folder, task, done)
             _save_outputs(run.join(OUTPUTS_FILE), outputs)
-            self._draw(best)
-            files.remove(run.join("checkpoints"))
+            if best:
+                self._draw(best, done["dev"])
             files.write_json(run.join(RESULT_FILE), result)
+            files.remove(run.join("checkpoints"))
         return result
 
-    def _draw(self, best):
-        """TensorBoard's pictures of the finished trial."""
-        if not self._evaluator:
-            return
+    def _draw(self, best, dev_sets):
+        """TensorBoard's pictures of the finished trial: of its best checkpoint, and its course."""
+        task = self._setup.data.task
+        examples, predictions = next(iter(dev_sets.values()))
         with tf.summary.create_file_writer(self._run.join("tensorboard", "eval")).as_default():
-            self._evaluator.evaluate(None)
-            self._evaluator.write_confusion(best["step"])
-            figure = pictures.learning_curve(self._lines, self._setup.data.task.metric)
+            pairs = task.confusion_pairs(predictions, examples)
+            if pairs:
+                figure = pictures.confusion_matrix(*pairs, task.labels)
+                pictures.write_figure("confusion_matrix", figure, best["step"])
+            figure = pictures.learning_curve(self._lines, task.metric)
             pictures.write_figure("learning_curve", figure, self._step)
 
 
@@ -487,6 +492,24 @@ def predictions_of(setup, outputs):
         }
         for split, sets in (("dev", setup.dev), ("test", setup.test))
     }
+
+
+def metrics_of(task, sets):
+    """The metrics of some sets, those of another than the first with its name at their ends.
+
+    Args:
+      task: `Task`.
+      sets: dict from name to `(examples, predictions)`.
+
+    Returns:
+      dict of floats; of a set whose labels are not all known there are none.
+    """
+    metrics = {}
+    for number, (name, (examples, predictions)) in enumerate(sets.items()):
+        if all(example.label is not None for example in examples):
+            values = task.metrics(predictions, examples)
+            metrics |= {f"{k}_{name}" if number else k: v for k, v in values.items()}
+    return metrics
 
 
 def write_predictions(folder, task, done):
@@ -563,12 +586,13 @@ def _write_ensemble(run, setup, trials):
     for key in outputs[0]:
         rows = [np.mean(same, axis=0) for same in zip(*(one[key] for one in outputs))]
         means[key] = rows if task.has_outputs_for_tokens else [row[0] for row in rows]
-    done, metrics = predictions_of(setup, means), {}
-    for number, (name, (examples, predictions)) in enumerate(done["dev"].items()):
-        values = task.metrics(predictions, examples)
-        metrics |= {f"{k}_{name}" if number else k: value for k, value in values.items()}
+    done = predictions_of(setup, means)
     write_predictions(run.join("ensemble"), task, done)
-    return {"trials": trials, "metrics": metrics}
+    return {
+        "trials": trials,
+        "metrics": metrics_of(task, done["dev"]),
+        "test_metrics": metrics_of(task, done["test"]),
+    }
 
 
 def apply_model(finetuned, config, data, output_dir, split, strategy=None):
@@ -591,18 +615,14 @@ def apply_model(finetuned, config, data, output_dir, split, strategy=None):
     _check_eval_batch(config, strategy)
     task, sets = data.task, getattr(data, split)
     model = Finetuner(config, finetuned.network, task.losses, task.weights)
-    predictor, metrics, done = RowPredictor(strategy, model, task.outputs), {}, {}
-    for number, (name, examples) in enumerate(sets.items()):
+    predictor, done = RowPredictor(strategy, model, task.outputs), {}
+    for name, examples in sets.items():
         features = task.features(examples, finetuned.tokenizer, config.max_seq_length)
         batches = FeatureBatches(
             features, config.eval_batch_size, config.max_seq_length, config.length_buckets
         )
-        rows = predictor.predict(batches, features.lengths)
-        predictions = task.predictions(rows.outputs, examples, features)
-        done[name] = (examples, predictions)
-        if all(example.label is not None for example in examples):
-            values = {**task.metrics(predictions, examples), "loss": rows.loss}
-            metrics |= {f"{k}_{name}" if number else k: v for k, v in values.items()}
+        outputs = predictor.predict(batches, features.lengths).outputs
+        done[name] = (examples, task.predictions(outputs, examples, features))
     if is_chief(strategy):
         write_predictions(output_dir, task, {split: done})
-    return metrics
+    return metrics_of(task, done)
