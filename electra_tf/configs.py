@@ -231,7 +231,8 @@ class FinetuningConfig:
           kind: of the task, "tagging" for longer sequences.
 
         Raises:
-          UserError: `max_seq_length` exceeds the encoder's positions, or there is no such `head`.
+          UserError: `max_seq_length` exceeds the encoder's positions, the buckets do not ascend, or
+            there is no such `head`.
         """
         if kind == "tagging" and self.head != "dense":
             raise UserError(f"head={self.head}: tagging has one head, dense; leave the key out")
@@ -240,6 +241,11 @@ class FinetuningConfig:
         if length > most:
             raise UserError(
                 f"max_seq_length={length} exceeds the encoder's {most} positions; lower it"
+            )
+        buckets = self.length_buckets or []
+        if buckets != sorted(set(buckets)) or any(bucket >= length for bucket in buckets):
+            raise UserError(
+                f"length_buckets={buckets}: give ascending lengths below max_seq_length={length}"
             )
         is_large = encoder_config.hidden_size >= 1024
         rate = 5e-5 if is_large else 1e-4

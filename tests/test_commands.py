@@ -312,7 +312,7 @@ def test_inference_loads_no_more_than_it_needs():
     # Keras itself imports scikit-learn where it is installed.
     code = (
         "import sys, tensorflow, tensorflow_text, keras; before = set(sys.modules)\n"
-        "from electra_tf import Discriminator, Generator, Tokenizer\n"
+        "from electra_tf import Discriminator, Generator, Predictor, Tokenizer\n"
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
     done = python(code)

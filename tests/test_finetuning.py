@@ -306,6 +306,7 @@ def test_two_devices_are_one(data_dir, encoder, finished, tmp_path, two_devices)
         (["--init_from=nowhere"], "nowhere"),
         (["--override=learning_rat=1"], "did you mean 'learning_rate'?"),
         (["--override=num_train_epochs=0"], "num_train_epochs=0"),
+        (["--override=length_buckets=[16,8]"], "length_buckets=[16, 8]: give ascending lengths"),
         (["--override=max_seq_length=64"], "exceeds the encoder's 32 positions"),
         (["--num_trials=0"], "num_trials"),
         (["--mode=predict", "--init_from=", "--output_dir=nowhere"], "no task.json"),
