@@ -105,21 +105,28 @@ def task_and_data(values, name):
     return task, str(pathlib.Path(values.data) / data)
 
 
-def train_ours(values, name):
-    """Runs finetune.py; returns its results.json and the command."""
+def train_ours(values, name, encoder, folder, settings):
+    """Runs finetune.py; returns its results.json.
+
+    Args:
+      values: the parsed flags.
+      name: of `TASKS`.
+      encoder: folder of the encoder.
+      folder: `pathlib.Path` in which `ours/` is the run folder and `ours.log` the log.
+      settings: dict of the configuration's keys.
+    """
     task, data_dir = task_and_data(values, name)
-    folder = pathlib.Path(values.output_dir) / name
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
         str(ROOT / "finetune.py"),
         f"--task={task}",
         f"--data_dir={data_dir}",
-        f"--init_from={values.encoder}",
+        f"--init_from={encoder}",
         f"--output_dir={folder / 'ours'}",
         f"--num_trials={values.num_trials}",
         "--seed=1",
-        *(f"--override={key}={value}" for key, value in settings_of(values, name).items()),
+        *(f"--override={key}={value}" for key, value in settings.items()),
     ]
     with open(folder / "ours.log", "a") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log)
@@ -215,8 +222,10 @@ def compare(values, name):
     """Figures of one task, a dict."""
     from electra_tf.training import statistics
 
-    ours = train_ours(values, name)
-    row = {"settings": settings_of(values, name), "metric": ours["metric"], "electra_tf": ours}
+    settings = settings_of(values, name)
+    folder = pathlib.Path(values.output_dir) / name
+    ours = train_ours(values, name, values.encoder, folder, settings)
+    row = {"settings": settings, "metric": ours["metric"], "electra_tf": ours}
     if values.peer:
         trials = train_peer(values, name, read_task(values, name))
         row["transformers"] = {**statistics.summarize(ours["metric"], trials), "trials": trials}
