@@ -201,6 +201,7 @@ def test_numbers(tmp_path):
     [low, high] = task.predictions(np.array([[0.0], [1.5]]), None, None)
     assert (low, high) == ({"prediction": -1.0}, {"prediction": 5.0})
     assert task.submitted(high) == "3.000"
+    assert not task.is_stuck([low, high], None) and task.is_stuck([low, low], None)
 
 
 def test_tags(tmp_path):

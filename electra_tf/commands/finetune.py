@@ -10,6 +10,7 @@ The same command on the same folder goes on where it stopped. docs/finetuning.md
 --override and of a task's YAML file.
 """
 
+import contextlib
 import os
 import sys
 
@@ -33,7 +34,8 @@ def define_flags(values):
         "init_from",
         None,
         "Folder of the encoder: of a run, of a model in Hugging Face's ELECTRA or BERT layout, or of "
-        "a fine-tuned model. --mode=evaluate and predict take OUTPUT_DIR/model where it is left out.",
+        "a fine-tuned model. --mode=evaluate and predict take it if it is fine-tuned, else "
+        "OUTPUT_DIR/model.",
         flag_values=values,
     )
     flags.DEFINE_string("output_dir", None, "Run folder.", flag_values=values)
@@ -142,12 +144,16 @@ def _train(values, task_config, config, strategy, bad_rows):
         len(data.train),
         "".join(f", {len(e)} of {finetuning.set_name('dev', n)}" for n, e in data.dev.items()),
     )
-    with commands.progress_bar(unit="step", desc=task_config.name) as bar:
+    with contextlib.ExitStack() as bars:
+        bar = None
 
         def start(trial, num_steps, step):
-            bar.reset(total=num_steps)
-            bar.set_description(f"trial {trial} of {values.num_trials}")
-            bar.initial = bar.n = step
+            nonlocal bar
+            bars.close()  # That of the trial before.
+            description = f"trial {trial} of {values.num_trials}"
+            bar = bars.enter_context(
+                commands.progress_bar(total=num_steps, initial=step, unit="step", desc=description)
+            )
 
         def show(step, metrics):
             bar.set_postfix_str(
@@ -208,10 +214,13 @@ def print_results(results):
 
 def _apply(values, task_config, config, strategy, bad_rows):
     from electra_tf import files
-    from electra_tf.tasks.model_folder import load_finetuned
+    from electra_tf.tasks.model_folder import is_finetuned, load_finetuned
     from electra_tf.training import finetuning
 
-    folder = values.init_from or os.path.join(values.output_dir, "model")
+    # The command that trained, with another --mode, names the encoder.
+    folder = os.path.join(values.output_dir, "model")
+    if values.init_from and is_finetuned(values.init_from):
+        folder = values.init_from
     with strategy.scope():
         finetuned = load_finetuned(folder)
     trained = finetuned.task

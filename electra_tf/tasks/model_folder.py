@@ -49,6 +49,11 @@ def save_finetuned(model, folder):
     files.write_json(tf.io.gfile.join(folder, TASK_FILE), values)
 
 
+def is_finetuned(folder):
+    """Whether a folder holds a fine-tuned model."""
+    return tf.io.gfile.exists(tf.io.gfile.join(folder, TASK_FILE))
+
+
 def load_finetuned(folder):
     """Reads a `FinetunedModel`.
 
@@ -56,7 +61,7 @@ def load_finetuned(folder):
       UserError: a file is missing or malformed, or tensors and network do not match.
     """
     path = tf.io.gfile.join(folder, TASK_FILE)
-    if not tf.io.gfile.exists(path):
+    if not is_finetuned(folder):
         raise UserError(
             f"{folder}: no {TASK_FILE}, so this is no fine-tuned model; finetune.py writes one to "
             "OUTPUT_DIR/model"

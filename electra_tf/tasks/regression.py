@@ -12,6 +12,8 @@ from electra_tf.tasks.features import text_features
 from electra_tf.tasks.metrics import regression_metrics
 from electra_tf.tasks.task import Task, read_texts
 
+_STUCK = 0.01  # Share of the range within which all predictions of a stuck trial lie.
+
 
 class Regression(Task):
     """See `Task`; a label is a float. The network learns it scaled to [0, 1] (SEMANTICS 20)."""
@@ -76,6 +78,10 @@ class Regression(Task):
     def predictions(self, outputs, examples, features):
         low, high = self.label_range
         return [{"prediction": float(low + (high - low) * number)} for (number,) in outputs]
+
+    def is_stuck(self, predictions, examples):
+        low, high = self.label_range
+        return np.ptp([p["prediction"] for p in predictions]) < _STUCK * (high - low)
 
     def submitted(self, prediction):
         low, high = self.label_range
