@@ -26,24 +26,25 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Task, folder of its data, and what differs from SETTINGS.
 TASKS = {
-    "sst2": ("sst2", "glue/SST-2", {"learning_rate": 2e-4}),
-    "mrpc": ("mrpc", "glue/MRPC", {"learning_rate": 2e-4}),
-    "stsb": ("stsb", "glue/STS-B", {"learning_rate": 2e-4}),
-    "cola": ("cola", "glue/CoLA", {"learning_rate": 2e-4, "num_train_epochs": 5}),
-    "chunk": ("chunk", "tagging/chunk_conll2000", {"learning_rate": 5e-4}),
-    "pos": ("pos", "tagging/pos_ud_ewt", {"learning_rate": 5e-4}),
+    "sst2": ("sst2", "glue/SST-2", {}),
+    "mrpc": ("mrpc", "glue/MRPC", {}),
+    "stsb": ("stsb", "glue/STS-B", {}),
+    "cola": ("cola", "glue/CoLA", {"num_train_epochs": 4}),
+    "chunk": ("chunk", "tagging/chunk_conll2000", {"learning_rate": 2e-4}),
+    "pos": ("pos", "tagging/pos_ud_ewt", {"learning_rate": 2e-4}),
     "wikigold": (
         "wikigold.yaml",
         "tagging/ner_wikigold",
-        {"learning_rate": 5e-4, "num_train_epochs": 8},
+        {"learning_rate": 2e-4, "num_train_epochs": 8},
     ),
 }
 SETTINGS = {
+    "learning_rate": 5e-5,
     "num_train_epochs": 3,
     "train_batch_size": 32,
     "eval_batch_size": 32,
     "max_seq_length": 128,
-    "layerwise_lr_decay": 0.9,
+    "layerwise_lr_decay": 1.0,
     "weight_decay_rate": 0.01,
     "warmup_proportion": 0.1,
     "clip_norm": 1.0,
