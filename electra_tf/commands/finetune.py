@@ -129,6 +129,7 @@ def _train(values, task_config, config, strategy, bad_rows):
     from absl import logging
 
     from electra_tf.training import finetuning
+    from electra_tf.training.strategies import is_chief
 
     if not values.init_from:
         raise UserError("--init_from: give the folder of the encoder to fine-tune")
@@ -174,6 +175,8 @@ def _train(values, task_config, config, strategy, bad_rows):
             on_start=start,
             on_progress=show,
         )
+    if not is_chief(strategy):
+        return
     print_results(results)
     print(f"model: {os.path.join(values.output_dir, 'model')}, of trial {results['best']['trial']}")
 
