@@ -273,7 +273,7 @@ def _run(values):
             command = (
                 "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA "
                 f"--output_dir=RUNS --tasks={','.join(values.tasks)} "
-                f"--num_trials={values.num_trials}"
+                f"--num_trials={values.num_trials}{'' if values.peer else ' --nopeer'}"
             )
             files.write_json(values.results, {"command": command, "tasks": rows})
 
