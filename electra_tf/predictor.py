@@ -8,8 +8,7 @@ from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.tasks.model_folder import load_finetuned
 from electra_tf.tasks.task import Example
 from electra_tf.tasks.words import Word, split_words
-from electra_tf.training.feature_batches import FeatureBatches
-from electra_tf.training.row_predictor import RowPredictor
+from electra_tf.training.row_predictor import RowPredictor, predict_examples
 
 
 class Predictor:
@@ -87,15 +86,7 @@ class Predictor:
         return texts
 
     def _predict(self, examples):
-        features = self.task.features(examples, self.tokenizer, self.max_seq_length)
-        batches = FeatureBatches(
-            features,
-            self._config.eval_batch_size,
-            self.max_seq_length,
-            self._config.length_buckets,
-        )
-        rows = self._rows.predict(batches, features.lengths)
-        return self.task.predictions(rows.outputs, examples, features)
+        return predict_examples(self._rows, self.task, examples, self.tokenizer, self._config)
 
     def _readable(self, prediction):
         value = prediction["prediction"]

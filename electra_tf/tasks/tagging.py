@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from electra_tf.errors import UserError
 from electra_tf.modeling.electra import TokenClassifier
 from electra_tf.tasks import reading
 from electra_tf.tasks.features import Features
@@ -201,7 +202,7 @@ def _malformed(sentence, scheme):
     pattern = re.compile(rf"O|[{_PREFIXES[scheme]}]-.+")
     for index, tag in enumerate(sentence.tags):
         if not pattern.fullmatch(tag):
-            return reading.UserError(
+            return UserError(
                 f"{sentence.place_of(index)}: the tag {tag!r} is none of {scheme}, which has O and "
                 f"{', '.join(f'{prefix}-...' for prefix in _PREFIXES[scheme])}"
             )

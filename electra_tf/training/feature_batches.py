@@ -7,9 +7,8 @@ import tensorflow as tf
 
 from electra_tf.records import epoch_order
 
-_POOL = (
-    50  # Batches whose rows are sorted by length: enough to save padding, few enough to be random.
-)
+# Batches whose rows are sorted by length: enough to save padding, few enough to be random.
+_POOL = 50
 
 
 class FeatureBatches:

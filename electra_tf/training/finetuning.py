@@ -38,7 +38,7 @@ from electra_tf.training.finetune_loop import (
     FinetuningTrainer,
 )
 from electra_tf.training.memory import is_out_of_memory
-from electra_tf.training.row_predictor import RowPredictor
+from electra_tf.training.row_predictor import RowPredictor, predict_examples
 from electra_tf.training.run_folder import RunFolder
 from electra_tf.training.stopping import StopRequest
 from electra_tf.training.strategies import (
@@ -615,14 +615,11 @@ def apply_model(finetuned, config, data, output_dir, split, strategy=None):
     _check_eval_batch(config, strategy)
     task, sets = data.task, getattr(data, split)
     model = Finetuner(config, finetuned.network, task.losses, task.weights)
-    predictor, done = RowPredictor(strategy, model, task.outputs), {}
-    for name, examples in sets.items():
-        features = task.features(examples, finetuned.tokenizer, config.max_seq_length)
-        batches = FeatureBatches(
-            features, config.eval_batch_size, config.max_seq_length, config.length_buckets
-        )
-        outputs = predictor.predict(batches, features.lengths).outputs
-        done[name] = (examples, task.predictions(outputs, examples, features))
+    predictor = RowPredictor(strategy, model, task.outputs)
+    done = {
+        name: (examples, predict_examples(predictor, task, examples, finetuned.tokenizer, config))
+        for name, examples in sets.items()
+    }
     if is_chief(strategy):
         write_predictions(output_dir, task, {split: done})
     return metrics_of(task, done)

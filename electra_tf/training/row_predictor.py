@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from electra_tf.training.feature_batches import FeatureBatches
 from electra_tf.training.metrics import ratio
 from electra_tf.training.strategies import distribute
 
@@ -60,3 +61,21 @@ class RowPredictor:
             loss += float(np.sum(row_losses, dtype=np.float64))
             weight += float(np.sum(row_weights, dtype=np.float64))
         return RowOutputs(outputs, ratio(loss, weight))
+
+
+def predict_examples(predictor, task, examples, tokenizer, config):
+    """The predictions of a task's examples, in their order.
+
+    Args:
+      predictor: `RowPredictor`.
+      task: `tasks.task.Task`.
+      examples: list of `Example`.
+      tokenizer: `Tokenizer`.
+      config: resolved `configs.FinetuningConfig`; of it the sizes count.
+    """
+    features = task.features(examples, tokenizer, config.max_seq_length)
+    batches = FeatureBatches(
+        features, config.eval_batch_size, config.max_seq_length, config.length_buckets
+    )
+    rows = predictor.predict(batches, features.lengths)
+    return task.predictions(rows.outputs, examples, features)
