@@ -198,7 +198,7 @@ class FinetuningConfig:
     length_buckets: list[PositiveInt] | None = None
     hidden_dropout_prob: Probability | None = None
     attention_probs_dropout_prob: Probability | None = None
-    head: Literal["dense", "two_layers"] = "dense"
+    head: Literal["dense", "two_layers", "joint", "start_end"] | None = None
     classifier_dropout: Probability = 0.1
     clip_norm: Annotated[float, Gt(0)] = 1.0
     seed: CountOrZero = 42
@@ -228,16 +228,17 @@ class FinetuningConfig:
 
         Args:
           encoder_config: `EncoderConfig` of the encoder to fine-tune.
-          kind: of the task, "tagging" for longer sequences.
+          kind: of the task; it has its own heads and its own usual length.
 
         Raises:
           UserError: `max_seq_length` exceeds the encoder's positions, the buckets do not ascend, or
-            there is no such `head`.
+            the kind has no such `head`.
         """
-        if kind == "tagging" and self.head != "dense":
-            raise UserError(f"head={self.head}: tagging has one head, dense; leave the key out")
+        heads = HEADS_BY_KIND[kind]
+        if self.head and self.head not in heads:
+            raise UserError(f"head={self.head}: a {kind} task has {' or '.join(heads)}")
         most = encoder_config.max_position_embeddings
-        length = self.max_seq_length or min(256 if kind == "tagging" else 128, most)
+        length = self.max_seq_length or min(MAX_SEQ_LENGTH_BY_KIND.get(kind, 128), most)
         if length > most:
             raise UserError(
                 f"max_seq_length={length} exceeds the encoder's {most} positions; lower it"
@@ -257,6 +258,7 @@ class FinetuningConfig:
             "weight_decay_rate": 0.01 if self.fidelity == "google2020" else 0.0,
             "max_seq_length": length,
             "length_buckets": [b for b in LENGTH_BUCKETS if b < length],
+            "head": heads[0],
             "hidden_dropout_prob": encoder_config.hidden_dropout_prob,
             "attention_probs_dropout_prob": encoder_config.attention_probs_dropout_prob,
         }
@@ -264,6 +266,15 @@ class FinetuningConfig:
             self, **{key: v for key, v in chosen.items() if getattr(self, key) is None}
         )
 
+
+# The first one is the usual one.
+HEADS_BY_KIND = {
+    "classification": ("dense", "two_layers"),
+    "regression": ("dense", "two_layers"),
+    "tagging": ("dense",),
+    "qa": ("joint", "start_end"),
+}
+MAX_SEQ_LENGTH_BY_KIND = {"tagging": 256, "qa": 512}
 
 # Few, since each length of a batch is compiled on its own.
 LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384)

@@ -27,7 +27,11 @@ class Predictor:
     - regression: `value`, on the scale of the training data;
     - tagging: `words`, a list of `word`, `label`, `score`, `start` and `end`, where
       `text[start:end] == word`; with phrases also `entities`, a list of `text`, `label`, `score` (the
-      least of its words'), `start` and `end`.
+      least of its words'), `start` and `end`;
+    - question answering: `answer` (empty where there is none), `score`, its probability among the
+      `answers`, `start` and `end`, where `context[start:end] == answer`, and all `answers`, best
+      first; with questions that may have no answer also `no_answer_score`, and the `threshold` above
+      which there is none.
     """
 
     def __init__(self, finetuned, batch_size=32):
@@ -38,7 +42,7 @@ class Predictor:
             max_seq_length=finetuned.max_seq_length, eval_batch_size=batch_size
         ).resolved(finetuned.network.config, self.task.config.kind)
         model = Finetuner(self._config, finetuned.network, self.task.losses, self.task.weights)
-        self._rows = RowPredictor(tf.distribute.get_strategy(), model, self.task.outputs)
+        self._rows = RowPredictor(tf.distribute.get_strategy(), model, self.task)
 
     @classmethod
     def from_pretrained(cls, folder, batch_size=32):
@@ -54,9 +58,10 @@ class Predictor:
 
         Args:
           inputs: list of texts; for a task of pairs of `(text, text_pair)`; for tagging of texts or
-            of lists of words. Or a single one of them that is a str or a tuple. Texts may have any
-            length: classification and regression take the beginning of a longer one, as in training;
-            tagging reads it in windows.
+            of lists of words; for question answering of `(question, context)`. Or a single one of
+            them that is a str or a tuple. Texts may have any length: classification and regression
+            take the beginning of a longer one, as in training; tagging and question answering read
+            it in windows.
 
         Returns:
           list of dicts in the order of `inputs`; a dict for a single one.
@@ -78,10 +83,12 @@ class Predictor:
         return [self._readable(p) for p in self._predict(examples)]
 
     def _texts_of(self, number, item):
-        names = [n for n in ("text", "text_pair") if n in self.task.config.columns]
+        names = ["question", "context"]
+        if self.task.config.kind != "qa":
+            names = [n for n in ("text", "text_pair") if n in self.task.config.columns]
         texts = tuple(item) if isinstance(item, (list, tuple)) else (item,)
         if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
-            expected = "a str" if len(names) == 1 else "(text, text_pair), two str"
+            expected = "a str" if len(names) == 1 else f"({', '.join(names)}), two str"
             raise UserError(f"input {number}: {item!r} is not {expected}")
         return texts
 
@@ -90,12 +97,31 @@ class Predictor:
 
     def _readable(self, prediction):
         value = prediction["prediction"]
+        if self.task.config.kind == "qa":
+            return self._answer(prediction)
         if self.task.config.kind == "regression":
             return {"value": value}
         scores = prediction["scores"]
         if self.task.config.multi_label:
             return {"labels": value, "scores": scores}
         return {"label": value, "score": scores[value], "scores": scores}
+
+    def _answer(self, prediction):
+        answers = [
+            {"text": a["text"], "score": a["probability"], "start": a["start"], "end": a["end"]}
+            for a in prediction["answers"]
+        ]
+        best = {"answer": "", "score": 0.0, "start": -1, "end": -1}
+        if prediction["prediction"]:
+            best = {"answer": answers[0]["text"], **answers[0]}
+            del best["text"]
+        result = {**best, "answers": answers}
+        if self.task.config.version_2:
+            result |= {
+                "no_answer_score": prediction["no_answer_score"],
+                "threshold": self.task.threshold,
+            }
+        return result
 
     def _tag(self, inputs):
         texts = [item for item in inputs if isinstance(item, str)]

@@ -42,7 +42,10 @@ def define_flags(values):
     flags.mark_flags_as_required(["task", "data_dir", "output_dir"], flag_values=values)
     flags.DEFINE_string("config", None, "YAML file of the configuration.", flag_values=values)
     flags.DEFINE_multi_string(
-        "override", [], "key=value of the configuration; repeatable.", flag_values=values
+        "override",
+        [],
+        "key=value of the configuration, or of the task's YAML file; repeatable.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "num_trials", 1, "Trials, each with a seed of its own.", lower_bound=1, flag_values=values
@@ -76,7 +79,7 @@ def define_flags(values):
     commands.define_device_flags(values)
 
 
-def read_data(config, data_dir, splits, bad_rows, labels=None, label_range=None):
+def read_data(config, data_dir, splits, bad_rows, trained=None):
     """Reads and checks all examples of some splits.
 
     Args:
@@ -84,7 +87,7 @@ def read_data(config, data_dir, splits, bad_rows, labels=None, label_range=None)
       data_dir: folder.
       splits: of "train", "dev" and "test", which ones to read.
       bad_rows: `tasks.reading.BadRows`.
-      labels, label_range: of a fine-tuned model; None for those of the task and its data.
+      trained: `Task` of a fine-tuned model; None for what the training data say.
 
     Returns:
       `training.finetuning.FinetuningData`.
@@ -107,7 +110,7 @@ def read_data(config, data_dir, splits, bad_rows, labels=None, label_range=None)
             )
         task = kind.from_training_examples(config, train)
     else:
-        task = kind(config, labels, label_range)
+        task = kind(config, trained.labels, trained.label_range, trained.threshold)
     checked = {
         split: {name: keep_good(task, examples, bad_rows) for name, examples in by_name.items()}
         for split, by_name in sets.items()
@@ -234,9 +237,7 @@ def _apply(values, task_config, config, strategy, bad_rows):
             f"{trained.labels}, not for {task_config.kind} with {wanted or 'its labels'}"
         )
     split = {"evaluate": "dev", "predict": "test"}[values.mode]
-    data = read_data(
-        task_config, values.data_dir, (split,), bad_rows, trained.labels, trained.label_range
-    )
+    data = read_data(task_config, values.data_dir, (split,), bad_rows, trained)
     if not getattr(data, split):
         raise _missing(task_config, values.data_dir, split)
     metrics = finetuning.apply_model(finetuned, config, data, values.output_dir, split, strategy)
@@ -248,13 +249,14 @@ def _apply(values, task_config, config, strategy, bad_rows):
 
 
 def _run(values):
-    from electra_tf.tasks.config import load_task_config
+    from electra_tf.tasks.config import TASK_KEYS, load_task_config
 
     overrides = parse_overrides(values.override)
     if values.seed is not None:
         overrides["seed"] = values.seed
     commands.import_tensorflow()
-    task_config = load_task_config(values.task)
+    task_keys = {key: overrides.pop(key) for key in list(overrides) if key in TASK_KEYS}
+    task_config = load_task_config(values.task, task_keys)
     config = load_finetuning_config(values.config, overrides, task_config.defaults)
     from electra_tf.tasks.reading import BadRows
     from electra_tf.training.strategies import create_strategy

@@ -16,10 +16,16 @@ from electra_tf.errors import UserError
 from electra_tf.modeling.electra import (
     Discriminator,
     Generator,
+    QuestionAnswerer,
     SequenceClassifier,
     TokenClassifier,
 )
-from electra_tf.modeling.heads import ClassificationHead
+from electra_tf.modeling.heads import (
+    ClassificationHead,
+    DiscriminatorHead,
+    TwoLayerClassificationHead,
+)
+from electra_tf.modeling.spans import JointHead, StartEndHead
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -33,10 +39,27 @@ _HEADS = (
     "generator_lm_head.",
     "classifier.",
     "qa_outputs.",
+    "joint_qa.",
     "sequence_summary.",
     "electra.pooler.",
     "cls.",
 )
+
+# The names of heads' dense layers, and which of the head's attributes they are.
+_HEAD_LAYERS = {
+    DiscriminatorHead: {
+        "discriminator_predictions.dense": "dense",
+        "discriminator_predictions.dense_prediction": "dense_prediction",
+    },
+    ClassificationHead: {"classifier": "dense"},
+    TwoLayerClassificationHead: {"classifier.dense": "dense", "classifier.out_proj": "out_proj"},
+    StartEndHead: {"qa_outputs": "qa_outputs"},
+    # transformers has no such head.
+    JointHead: {
+        f"joint_qa.{name}": name
+        for name in ("start", "end_hidden", "end", "answerable_hidden", "answerable_logit")
+    },
+}
 
 
 def model_tensors(model):
@@ -50,14 +73,10 @@ def model_tensors(model):
         tensors |= _layer_norm("generator_predictions.LayerNorm", model.head.LayerNorm)
         tensors |= _dense("generator_predictions.dense", model.head.dense)
         tensors["generator_lm_head.bias"] = (model.head.bias, False)
-    elif isinstance(model.head, ClassificationHead):
-        tensors |= _dense("classifier", model.head.dense)
-    elif isinstance(model, SequenceClassifier):
-        tensors |= _dense("classifier.dense", model.head.dense)
-        tensors |= _dense("classifier.out_proj", model.head.out_proj)
-    else:
-        tensors |= _dense("discriminator_predictions.dense", model.head.dense)
-        tensors |= _dense("discriminator_predictions.dense_prediction", model.head.dense_prediction)
+        return tensors
+    for name, attribute in _HEAD_LAYERS[type(model.head)].items():
+        if hasattr(model.head, attribute):
+            tensors |= _dense(name, getattr(model.head, attribute))
     return tensors
 
 
@@ -95,11 +114,14 @@ def _architecture(model):
     """The class of transformers that opens a network's folder; of one that it lacks, the encoder's."""
     if isinstance(model, SequenceClassifier) and isinstance(model.head, ClassificationHead):
         return "ElectraModel"
+    if isinstance(model.head, JointHead):
+        return "ElectraModel"
     return {
         Discriminator: "ElectraForPreTraining",
         Generator: "ElectraForMaskedLM",
         SequenceClassifier: "ElectraForSequenceClassification",
         TokenClassifier: "ElectraForTokenClassification",
+        QuestionAnswerer: "ElectraForQuestionAnswering",
     }[type(model)]
 
 
@@ -135,8 +157,13 @@ def save_model(model, folder, more_config=None):
     files.write_json(tf.io.gfile.join(folder, CONFIG_FILE), config)
 
 
-def load_model(model_class, folder):
+def load_model(model_class, folder, **options):
     """Reads a network.
+
+    Args:
+      model_class: `ElectraModel`.
+      folder: where it is.
+      options: of `model_class`, which its tensors do not tell.
 
     Raises:
       UserError: a file is missing or malformed, or a tensor of the folder or of the model has no
@@ -144,13 +171,18 @@ def load_model(model_class, folder):
     """
     config = read_config(folder)
     arrays = read_tensors(folder)
-    model = model_class(config, **_head_options(model_class, arrays))
+    model = model_class(config, **_head_options(model_class, arrays), **options)
     assign_tensors(model_tensors(model), arrays, folder)
     return model
 
 
 def _head_options(model_class, arrays):
     """What a network's tensors say about its head."""
+    if model_class is QuestionAnswerer:
+        return {
+            "head": "start_end" if "qa_outputs.bias" in arrays else "joint",
+            "answerable": "joint_qa.answerable_logit.bias" in arrays,
+        }
     if model_class not in (SequenceClassifier, TokenClassifier):
         return {}
     two_layers = "classifier.out_proj.bias" in arrays

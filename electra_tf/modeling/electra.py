@@ -12,10 +12,14 @@ from electra_tf.modeling.heads import (
     MaskedLMHead,
 )
 from electra_tf.modeling.layers import Embeddings, Encoder
+from electra_tf.modeling.spans import SPAN_HEADS, find_spans
 
 
 class ElectraModel(keras.Model):
     """What generator and discriminator have in common: embeddings, encoder, folders."""
+
+    #: Dropout of the head; None for a network without.
+    classifier_dropout = None
 
     def __init__(self, config, embeddings=None, recompute_activations=False, **kwargs):
         """Makes the layers and their variables.
@@ -220,4 +224,78 @@ class TokenClassifier(ElectraModel):
         encoder_seed, head_seed = randomness.split(self._dropout_seed(training, dropout_seed), 2)
         hidden_states = self.encode(inputs, training, encoder_seed)
         logits = self.head(hidden_states[-1], seed=head_seed)
+        return _outputs(logits, hidden_states, output_hidden_states)
+
+
+class QuestionAnswerer(ElectraModel):
+    """An encoder with a head that finds an answer's span in a window of a context.
+
+    ```python
+    network = QuestionAnswerer(EncoderConfig(...), head="joint", answerable=True)
+    logits = network(batch)["logits"]
+    logits["spans"]      # [B, 20, 4]: first and last token, their scores
+    logits["no_answer"]  # [B, 2]
+    ```
+    """
+
+    def __init__(
+        self,
+        config,
+        embeddings=None,
+        head="joint",
+        answerable=False,
+        beam_size=20,
+        n_best_size=20,
+        max_answer_length=30,
+        **kwargs,
+    ):
+        """Makes the layers and their variables.
+
+        Args:
+          config: `configs.EncoderConfig`.
+          embeddings: `Embeddings` to share, or None for new ones.
+          head: "joint", the original's, or "start_end", transformers' (`modeling.spans`).
+          answerable: whether questions may have no answer.
+          beam_size: starts that are tried, and ends for each.
+          n_best_size: spans that are found.
+          max_answer_length: most tokens of a span.
+        """
+        super().__init__(config, embeddings, name="question_answerer", **kwargs)
+        self.n_best_size, self.max_answer_length = n_best_size, max_answer_length
+        self.head = SPAN_HEADS[head](config, beam_size, answerable)
+        self.head.build()
+        self.built = True
+
+    def call(self, inputs, training=False, dropout_seed=None, output_hidden_states=False):
+        """Runs the network.
+
+        Args:
+          inputs: as `Discriminator.call` takes them; with `is_context` (int [B, T], 1 on the context's
+            tokens), `is_max_context` (1 on those of them where an answer may begin; default
+            `is_context`) and `start_positions` (int [B], the starts that ends are predicted for;
+            the head `joint` needs it for `end`).
+          training, dropout_seed, output_hidden_states: as in `Discriminator.call`.
+
+        Returns:
+          as `Discriminator.call`, but `logits` is a dict of float32 tensors: those of the head, and
+          outside of training `spans` [B, n_best_size, 4] (`spans.find_spans`) and `no_answer`
+          [B, 2]: its score, and 1 if the best span's score is to be taken from it, else 0.
+        """
+        hidden_states = self.encode(inputs, training, dropout_seed)
+        hidden = tf.cast(hidden_states[-1], tf.float32)
+        is_context = tf.cast(inputs["is_context"], tf.int32)
+        # [CLS] stands for "not in this window", or "no answer".
+        candidates = tf.cast(is_context, tf.float32) + tf.one_hot(0, tf.shape(hidden)[1])
+        starts = inputs.get("start_positions")
+        logits = self.head(hidden, candidates, starts, training=training)
+        if not training:
+            score, relative = self.head.no_answer(logits)
+            logits["no_answer"] = tf.stack([score, tf.fill(tf.shape(score), relative)], axis=1)
+            logits["spans"] = find_spans(
+                self.head.beams(hidden, candidates, logits),
+                is_context,
+                tf.cast(inputs.get("is_max_context", is_context), tf.int32),
+                self.max_answer_length,
+                self.n_best_size,
+            )
         return _outputs(logits, hidden_states, output_hidden_states)

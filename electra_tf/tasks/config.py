@@ -4,9 +4,9 @@ import dataclasses
 import os
 from typing import Annotated, Any, Literal
 
-from annotated_types import Len
+from annotated_types import Ge, Len
 
-from electra_tf.configs import read_yaml, validate
+from electra_tf.configs import PositiveInt, read_yaml, validate
 from electra_tf.errors import UserError
 
 _BUILTIN = os.path.join(os.path.dirname(__file__), "builtin")
@@ -18,6 +18,9 @@ _ALIASES = {
     "conll2000": "chunk",
     "chunking": "chunk",
     "mnli-m": "mnli",
+    # What the original calls them.
+    "squadv1": "squad1",
+    "squad": "squad2",
 }
 
 Files = str | Annotated[dict[str, str], Len(min_length=1)] | None
@@ -26,7 +29,19 @@ _COLUMNS = {
     "classification": ({"text", "label"}, {"text_pair", "id"}),
     "regression": ({"text", "label"}, {"text_pair", "id"}),
     "tagging": ({"token", "tag"}, {"id"}),
+    "qa": (set(), set()),
 }
+
+# Keys that other kinds of tasks do not have.
+_QA_KEYS = (
+    "version_2",
+    "max_query_length",
+    "doc_stride",
+    "max_answer_length",
+    "n_best_size",
+    "beam_size",
+    "answerable_weight",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +55,11 @@ class TaskConfig:
       kind: what is predicted.
       columns: which column holds `text`, `text_pair`, `label`, `id`, or `token` and `tag`: by its
         name in the first line, or by its number (from 0) where there is no such line. In JSONL by
-        its key.
+        its key. Question answering has none.
       train, dev, test: file or glob below the data folder, with or without `.gz`; `dev` and `test`
         may be several, by name.
-      format: of the files; None for what their names end in (tagging: `conll`).
+      format: of the files; None for what their names end in (tagging: `conll`; question answering:
+        `squad` for .json and `mrqa` for .jsonl).
       quotes: whether a TSV's cells may be quoted, as a CSV's are.
       test_columns: instead of `columns` for `test`.
       labels: all there are, in the order of the network's outputs; None for those in `train`.
@@ -55,15 +71,22 @@ class TaskConfig:
       defaults: of keys of `configs.FinetuningConfig`.
       submission: file of test predictions, in the format of the GLUE leaderboard, by name of the
         test set (or one for a single one).
+      version_2: of question answering, whether questions may have no answer.
+      max_query_length: most pieces of a question.
+      doc_stride: pieces from the beginning of a window of a context to that of the next.
+      max_answer_length: most pieces of an answer.
+      n_best_size: answers that are kept.
+      beam_size: of the head `joint`, starts that are tried, and ends for each.
+      answerable_weight: of its loss for whether there is an answer.
     """
 
     name: str
-    kind: Literal["classification", "regression", "tagging"]
-    columns: dict[str, int | str]
+    kind: Literal["classification", "regression", "tagging", "qa"]
+    columns: dict[str, int | str] = dataclasses.field(default_factory=dict)
     train: str | None = None
     dev: Files = None
     test: Files = None
-    format: Literal["tsv", "csv", "jsonl", "conll"] | None = None
+    format: Literal["tsv", "csv", "jsonl", "conll", "squad", "mrqa"] | None = None
     quotes: bool = False
     test_columns: dict[str, int | str] | None = None
     labels: Annotated[list[str], Len(min_length=2)] | None = None
@@ -75,6 +98,13 @@ class TaskConfig:
     metric: str | None = None
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
     submission: Files = None
+    version_2: bool = False
+    max_query_length: PositiveInt = 64
+    doc_stride: PositiveInt = 128
+    max_answer_length: PositiveInt = 30
+    n_best_size: PositiveInt = 20
+    beam_size: PositiveInt = 20
+    answerable_weight: Annotated[float, Ge(0)] = 0.5
 
     def __post_init__(self):
         needed, possible = _COLUMNS[self.kind]
@@ -92,6 +122,10 @@ class TaskConfig:
                 )
             if len({type(column) for column in columns.values()}) > 1:
                 raise UserError(f"{key}: give names or numbers, not both")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for key in _QA_KEYS:
+            if self.kind != "qa" and getattr(self, key) != defaults[key]:
+                raise UserError(f"{key}: a key of question answering (kind: qa); leave it out")
         metrics = self.metric_names
         if self.metric is not None and self.metric not in metrics:
             raise UserError(f"metric={self.metric}: choose one of {', '.join(metrics)}")
@@ -103,6 +137,8 @@ class TaskConfig:
         """The metrics of this task (`tasks.metrics`)."""
         if self.kind == "regression":
             return ("pearson", "spearman", "mse")
+        if self.kind == "qa":
+            return ("f1", "exact_match")
         if self.kind == "tagging":
             return ("accuracy", "f1", "precision", "recall") if self.scheme else ("accuracy",)
         return ("accuracy", "f1", "macro_f1") + (() if self.multi_label else ("mcc",))
@@ -122,17 +158,25 @@ class TaskConfig:
         return self.test_columns if split == "test" and self.test_columns else self.columns
 
 
+#: Keys of a task's YAML file.
+TASK_KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
+
+
 def builtin_tasks():
     """Names of the built-in tasks."""
     return sorted(name.removesuffix(".yaml") for name in os.listdir(_BUILTIN))
 
 
-def load_task_config(name_or_file):
+def load_task_config(name_or_file, overrides=None):
     """Reads a task's YAML file, or a built-in one by its name in any case.
 
     ```python
     task = load_task_config("CoLA")
     ```
+
+    Args:
+      name_or_file: name, or path that ends in .yaml or .yml.
+      overrides: dict of keys and values that go before the file's.
 
     Raises:
       UserError: no such task or file, an unknown or missing key, a value that does not fit.
@@ -148,7 +192,7 @@ def load_task_config(name_or_file):
                 "or give a file that ends in .yaml"
             )
         path = os.path.join(_BUILTIN, f"{name}.yaml")
-    return task_config(read_yaml(path, "--task"), name_or_file)
+    return task_config({**read_yaml(path, "--task"), **(overrides or {})}, name_or_file)
 
 
 def task_config(values, where):

@@ -16,11 +16,13 @@ class Features(NamedTuple):
         more of a kind's own.
       row_splits: int64 [N + 1], where rows begin and the last one ends.
       rows: dict from name to array [N, ...], such as `label`.
+      kept: like `tokens`, but of no use to networks and in no batch.
     """
 
     tokens: dict
     row_splits: np.ndarray
     rows: dict
+    kept: dict = {}  # noqa: RUF012 (never changed)
 
     @property
     def lengths(self):

@@ -98,5 +98,44 @@ def tagging_metrics(predicted, true, has_phrases):
     return _floats(**result)
 
 
+def question_answering_metrics(predicted, true, no_answer_scores=None, threshold=None):
+    """Of answers, by the official evaluation of SQuAD 1.1, or of 2.0 where there are scores.
+
+    Args:
+      predicted: dict from a question's identifier to the text of its best answer.
+      true: dict from identifier to the right texts, none where there is no answer.
+      no_answer_scores: dict from identifier to float, for SQuAD 2.0.
+      threshold: score above which there is no answer; None for the one with the best F1 on these
+        questions.
+
+    Returns:
+      dict of `f1` and `exact_match`, from 0 to 1; with scores also `has_answer_f1` and
+      `no_answer_f1`, where there are such questions, and `no_answer_threshold`.
+    """
+    from official.nlp.tools import squad_evaluate_v1_1, squad_evaluate_v2_0
+
+    questions = [{"id": i, "answers": [{"text": t} for t in texts]} for i, texts in true.items()]
+    dataset = [{"paragraphs": [{"qas": questions}]}]
+    if no_answer_scores is None:
+        values = squad_evaluate_v1_1.evaluate(dataset, predicted)
+        return _floats(f1=values["final_f1"], exact_match=values["exact_match"])
+    if threshold is None:
+        values = squad_evaluate_v2_0.evaluate(dataset, predicted, no_answer_scores)
+        threshold = values["final_f1_thresh"]
+        # 0 also stands for "best to answer nothing".
+        if threshold not in no_answer_scores.values():
+            threshold = min(no_answer_scores.values()) - 1.0
+    answered = {i: "" if no_answer_scores[i] > threshold else t for i, t in predicted.items()}
+    values = squad_evaluate_v2_0.evaluate(dataset, answered)
+    names = {
+        "f1": "f1",
+        "exact": "exact_match",
+        "HasAns_f1": "has_answer_f1",
+        "NoAns_f1": "no_answer_f1",
+    }
+    shares = {name: values[key] / 100 for key, name in names.items() if key in values}
+    return _floats(**shares, no_answer_threshold=threshold)
+
+
 def _floats(**values):
     return {name: float(value) for name, value in values.items()}

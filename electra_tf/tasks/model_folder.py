@@ -36,13 +36,15 @@ def save_finetuned(model, folder):
         }
     if task.config.kind == "regression":
         more_config = {"id2label": {"0": "LABEL_0"}, "problem_type": "regression"}
-    more_config["classifier_dropout"] = model.network.classifier_dropout
+    if model.network.classifier_dropout is not None:
+        more_config["classifier_dropout"] = model.network.classifier_dropout
     huggingface.save_model(model.network, folder, more_config)
     model.tokenizer.save_pretrained(folder)
     values = {
         "kind": task.config.kind,
         "labels": task.labels,
         "label_range": task.label_range,
+        "threshold": task.threshold,
         "max_seq_length": model.max_seq_length,
         "task": dataclasses.asdict(task.config),
     }
@@ -71,11 +73,11 @@ def load_finetuned(folder):
             values = json.load(f)
         config = task_config(values["task"], path)
         label_range = values["label_range"] and tuple(values["label_range"])
-        task = kind_of(config)(config, values["labels"], label_range)
+        task = kind_of(config)(config, values["labels"], label_range, values.get("threshold"))
         max_seq_length = int(values["max_seq_length"])
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not what finetune.py writes ({error!r})") from None
-    network = huggingface.load_model(task.network_class, folder)
+    network = huggingface.load_model(task.network_class, folder, **task.network_options)
     return FinetunedModel(task, network, Tokenizer.from_pretrained(folder), max_seq_length)

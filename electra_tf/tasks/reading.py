@@ -110,9 +110,9 @@ def read_rows(path, table_format, columns, bad_rows, quotes=False, optional=()):
     Raises:
       UserError: the file is missing, unreadable or empty, or has no such column; or a bad row.
     """
-    lines = _lines(path, bad_rows)
+    lines = read_lines(path, bad_rows)
     if table_format == "jsonl":
-        rows = _json_rows(path, lines, columns, bad_rows, optional)
+        rows = json_rows(path, lines, columns, bad_rows, optional)
     else:
         rows = _table_rows(path, lines, table_format, columns, bad_rows, quotes, optional)
     if not rows:
@@ -159,8 +159,33 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
     return sentences
 
 
-def _lines(path, bad_rows):
-    """Lines of UTF-8 text; None in place of one that is not."""
+def read_json(path):
+    """What a JSON file holds.
+
+    Args:
+      path: file, gzipped where its name ends in .gz.
+
+    Raises:
+      UserError: the file is missing, unreadable, empty or malformed.
+    """
+    content = _content(path)
+    if not content.strip():
+        raise UserError(f"{path}: the file is empty; give one with at least one row")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte {error.start + 1} of the file)") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})"
+        ) from None
+    except RecursionError:
+        raise UserError(f"{path}: JSON that is nested too deeply") from None
+
+
+def _content(path):
+    """A file's bytes, unzipped, without a byte order mark."""
     try:
         with tf.io.gfile.GFile(path, "rb") as f:
             content = f.read()
@@ -170,8 +195,17 @@ def _lines(path, bad_rows):
         raise UserError(f"{path}: cannot read it: {error.message}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file ({error})") from None
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def read_lines(path, bad_rows):
+    """Lines of a file of UTF-8 text; None in place of one that is not.
+
+    Raises:
+      UserError: the file is missing, unreadable or empty; or a bad line.
+    """
     lines = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(_content(path).split(b"\n"), 1):
         try:
             lines.append(line.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError as error:
@@ -184,7 +218,14 @@ def _lines(path, bad_rows):
     return lines
 
 
-def _json_rows(path, lines, keys, bad_rows, optional):
+def json_rows(path, lines, keys, bad_rows, optional=()):
+    """`Row`s of lines of JSON objects.
+
+    Args:
+      path: for messages.
+      lines: list of str; None and blank ones are left out.
+      keys, bad_rows, optional: as `columns` and so on of `read_rows`.
+    """
     rows = []
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
@@ -265,7 +306,7 @@ def _lines_from(lines, start):
 
 
 def _conll_sentences(path, token, tag, bad_rows, has_tags):
-    lines = _lines(path, bad_rows)
+    lines = read_lines(path, bad_rows)
     sentences, words, tags, start, is_good = [], [], [], None, True
     for number, line in enumerate([*lines, ""], 1):
         place = f"{path}:{number}"

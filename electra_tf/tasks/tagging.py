@@ -93,7 +93,8 @@ class Tagging(Task):
     def num_outputs(self):
         return len(self.labels)
 
-    def create_network(self, encoder_config, head="dense", **options):
+    def create_network(self, encoder_config, **options):
+        del options["head"]  # There is one.
         return super().create_network(encoder_config, **options)
 
     def losses(self, logits, batch):

@@ -13,8 +13,10 @@ class Example(NamedTuple):
     Attributes:
       place: "file:line", for messages.
       id: str, of its column, or its number in the file.
-      inputs: tuple of one or two str; of tagging, list of words.
-      label: str, float, tuple of str or list of tags, as the kind has it; None where it is unknown.
+      inputs: tuple of one or two str; of tagging, list of words; of question answering
+        `(question, context)`.
+      label: str, float, tuple of str, list of tags or `questions.Answers`, as the kind has it; None
+        where it is unknown.
     """
 
     place: str
@@ -30,6 +32,7 @@ class Task(abc.ABC):
       config: `tasks.config.TaskConfig`.
       labels: list of str by the network's outputs; None for a kind without.
       label_range: lowest and highest number of regression, else None.
+      threshold: score from which on a question has no answer; None where that is not yet known.
     """
 
     #: What chooses the best checkpoint if `config.metric` does not say.
@@ -38,9 +41,12 @@ class Task(abc.ABC):
     network_class: type
     #: Whether the network has outputs for each token, not for a text.
     has_outputs_for_tokens = False
+    #: Whether the means of several networks' outputs are outputs, too.
+    averages_outputs = True
 
-    def __init__(self, config, labels=None, label_range=None):
+    def __init__(self, config, labels=None, label_range=None, threshold=None):
         self.config, self.labels, self.label_range = config, labels, label_range
+        self.threshold = threshold
 
     @property
     def metric(self):
@@ -65,10 +71,13 @@ class Task(abc.ABC):
     def features(self, examples, tokenizer, max_seq_length):
         """`Features` of examples. Where labels are known `rows` or `tokens` has `label`."""
 
+    #: Outputs of the network: `num_labels` of `network_class`; None where that has no such option.
+    num_outputs = None
+
     @property
-    @abc.abstractmethod
-    def num_outputs(self):
-        """Outputs of the network: `num_labels` of `network_class`."""
+    def network_options(self):
+        """Those of `network_class` that do not show in its tensors: a dict."""
+        return {}
 
     def create_network(self, encoder_config, **options):
         """A network for this task with random weights; `options` are of `network_class`."""
@@ -76,7 +85,12 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def losses(self, logits, batch):
-        """The losses of a batch, float32: [B], or [B, T] for labels of tokens."""
+        """The losses of a batch, float32: [B], or [B, T] for labels of tokens.
+
+        Args:
+          logits: what the network gives by this name.
+          batch: dict of tensors [B, ...].
+        """
 
     def weights(self, batch):
         """The weights of `losses`, of the same shape; 0 for a row or token that does not count."""
@@ -103,6 +117,19 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def metrics(self, predictions, examples):
         """Dict of floats by name, of what `predictions` returned."""
+
+    def fitted(self, metrics):
+        """The task with what the dev set's metrics decide, for the model folder."""
+        return self
+
+    @property
+    def identity(self):
+        """What two starts of one training must have in common, but for configuration and data: a dict."""
+        return {"task": self.config.name}
+
+    def files(self, predictions, examples):
+        """More files of predictions: dict from a name's end to what the JSON file holds."""
+        return {}
 
     def confusion_pairs(self, predictions, examples):
         """`(predicted, true)`, lists of single labels to compare one by one; None without such."""

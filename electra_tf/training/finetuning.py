@@ -163,7 +163,7 @@ def finetune(
     check_divisible(config, strategy)
     _check_eval_batch(config, strategy)
     identity = {
-        "task": data.task.config.name,
+        **data.task.identity,
         "train_sha256": data.sha256,
         "encoder_sha256": encoder.sha256,
     }
@@ -317,7 +317,7 @@ class _Trial:
             on_start(setup.num_train_steps, first_step)
         self._on_progress = on_progress
         trainer = _create_trainer(setup, config, self._model, first_step)
-        self._predictor = RowPredictor(setup.strategy, self._model, setup.data.task.outputs)
+        self._predictor = RowPredictor(setup.strategy, self._model, setup.data.task)
         self._evaluator = None
         if setup.dev:
             self._evaluator = FinetuningEvaluator(self._predictor, setup.data.task, setup.dev)
@@ -388,7 +388,7 @@ class _Trial:
     def _after_evaluation(self, metrics):
         self._write("eval", metrics)
         if self._best() is self._lines[-1] and self._setup.is_writer:
-            save_finetuned(self._as_finetuned(), self._run.join(MODEL_FOLDER))
+            save_finetuned(self._as_finetuned(metrics), self._run.join(MODEL_FOLDER))
 
     def _write(self, split, metrics):
         self._run.write_metrics(self._step, split, metrics)
@@ -398,10 +398,10 @@ class _Trial:
         if self._setup.is_writer:
             save_checkpoint(self._manager, self._step)
 
-    def _as_finetuned(self):
+    def _as_finetuned(self, metrics):
         setup = self._setup
         return FinetunedModel(
-            setup.data.task,
+            setup.data.task.fitted(metrics),
             self._model.network,
             setup.encoder.tokenizer,
             self._config.max_seq_length,
@@ -415,16 +415,16 @@ class _Trial:
 
     def _finish(self, seconds):
         """Predicts by the best checkpoint, and writes what the trial gave."""
-        setup, task, run = self._setup, self._setup.data.task, self._run
-        best = self._best()
+        setup, run, best = self._setup, self._run, self._best()
+        task = setup.data.task.fitted(best or {})
         if best is None and setup.is_writer:
-            save_finetuned(self._as_finetuned(), run.join(MODEL_FOLDER))
+            save_finetuned(self._as_finetuned({}), run.join(MODEL_FOLDER))
         any_worker(setup.strategy, False)  # All wait for the chief's files.
         tensors = huggingface.model_tensors(self._model.network)
         arrays = huggingface.read_tensors(run.join(MODEL_FOLDER))
         huggingface.assign_tensors(tensors, arrays, run.join(MODEL_FOLDER))
         outputs = predict_sets(self._predictor, setup)
-        done = predictions_of(setup, outputs)
+        done = predictions_of(task, setup, outputs)
         stuck = any(
             task.is_stuck(predictions, examples) for examples, predictions in done["dev"].values()
         )
@@ -441,7 +441,8 @@ class _Trial:
         }
         if setup.is_writer:
             write_predictions(self._folder, task, done)
-            _save_outputs(run.join(OUTPUTS_FILE), outputs)
+            if task.averages_outputs:
+                _save_outputs(run.join(OUTPUTS_FILE), outputs)
             if best:
                 self._draw(best, done["dev"])
             files.write_json(run.join(RESULT_FILE), result)
@@ -479,9 +480,8 @@ def predict_sets(predictor, setup):
     }
 
 
-def predictions_of(setup, outputs):
+def predictions_of(task, setup, outputs):
     """Predictions by row outputs: dict from split to dict from set to `(examples, predictions)`."""
-    task = setup.data.task
     return {
         split: {
             name: (
@@ -513,7 +513,7 @@ def metrics_of(task, sets):
 
 
 def write_predictions(folder, task, done):
-    """Writes a JSON line an example to `predictions/`, and GLUE's files to `submission/`.
+    """Writes a JSON line an example to `predictions/`, files of the kind's own, GLUE's to `submission/`.
 
     Args:
       folder: in which those are made.
@@ -526,8 +526,10 @@ def write_predictions(folder, task, done):
                 json.dumps({"id": e.id, "label": e.label, **p}, ensure_ascii=False)
                 for e, p in zip(examples, predictions)
             ]
-            path = tf.io.gfile.join(folder, "predictions", f"{set_name(split, name)}.jsonl")
-            files.write(path, "\n".join(lines) + "\n")
+            path = tf.io.gfile.join(folder, "predictions", set_name(split, name))
+            files.write(f"{path}.jsonl", "\n".join(lines) + "\n")
+            for end, content in task.files(predictions, examples).items():
+                files.write_json(f"{path}_{end}.json", content)
             submission = task.config.submission_of(name) if split == "test" else None
             if submission:
                 path = tf.io.gfile.join(folder, "submission", submission)
@@ -568,7 +570,7 @@ def _summarize(run, setup, results):
     best = summary["best"]["trial"]
     if setup.is_writer:
         good = [n for n, result in enumerate(results, 1) if not result["is_stuck"]]
-        if len(good) > 1:
+        if len(good) > 1 and task.averages_outputs:
             summary["ensemble"] = _write_ensemble(run, setup, good)
         source = run.join(f"trial-{best}", MODEL_FOLDER)
         for name in tf.io.gfile.listdir(source):
@@ -586,7 +588,7 @@ def _write_ensemble(run, setup, trials):
     for key in outputs[0]:
         rows = [np.mean(same, axis=0) for same in zip(*(one[key] for one in outputs))]
         means[key] = rows if task.has_outputs_for_tokens else [row[0] for row in rows]
-    done = predictions_of(setup, means)
+    done = predictions_of(task, setup, means)
     write_predictions(run.join("ensemble"), task, done)
     return {
         "trials": trials,
@@ -615,7 +617,7 @@ def apply_model(finetuned, config, data, output_dir, split, strategy=None):
     _check_eval_batch(config, strategy)
     task, sets = data.task, getattr(data, split)
     model = Finetuner(config, finetuned.network, task.losses, task.weights)
-    predictor = RowPredictor(strategy, model, task.outputs)
+    predictor = RowPredictor(strategy, model, task)
     done = {
         name: (examples, predict_examples(predictor, task, examples, finetuned.tokenizer, config))
         for name, examples in sets.items()

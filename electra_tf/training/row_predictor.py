@@ -20,15 +20,15 @@ class RowOutputs(NamedTuple):
 class RowPredictor:
     """Runs a `Finetuner` over all rows of features, each exactly once."""
 
-    def __init__(self, strategy, model, outputs_of):
+    def __init__(self, strategy, model, task):
         """Takes the model.
 
         Args:
           strategy: `tf.distribute.Strategy`; its replicas share each batch.
           model: `Finetuner`.
-          outputs_of: function of logits that gives what is predicted by (`Task.outputs`).
+          task: `tasks.task.Task`, which says what is predicted by.
         """
-        self._strategy, self._model, self._outputs_of = strategy, model, outputs_of
+        self._strategy, self._model, self._task = strategy, model, task
         self._run = tf.function(self._run_batch, reduce_retracing=True, autograph=False)
 
     def _run_batch(self, batch):
@@ -40,7 +40,7 @@ class RowPredictor:
         loss, weight = tf.zeros_like(batch["weight"]), tf.zeros_like(batch["weight"])
         if "label" in batch:
             loss, weight = self._model.weighted_losses(logits, batch)
-        return batch["index"], self._outputs_of(logits), loss, weight
+        return batch["index"], self._task.outputs(logits), loss, weight
 
     def predict(self, batches, lengths):
         """Predicts.
@@ -57,7 +57,8 @@ class RowPredictor:
             index, values, row_losses, row_weights = (x.numpy() for x in self._run(batch))
             for row, value in zip(index, values):
                 if row >= 0:
-                    outputs[row] = value[: lengths[row]] if value.ndim > 1 else value
+                    has_tokens = self._task.has_outputs_for_tokens
+                    outputs[row] = value[: lengths[row]] if has_tokens else value
             loss += float(np.sum(row_losses, dtype=np.float64))
             weight += float(np.sum(row_weights, dtype=np.float64))
         return RowOutputs(outputs, ratio(loss, weight))
@@ -68,7 +69,7 @@ def predict_examples(predictor, task, examples, tokenizer, config):
 
     Args:
       predictor: `RowPredictor`.
-      task: `tasks.task.Task`.
+      task: its `tasks.task.Task`.
       examples: list of `Example`.
       tokenizer: `Tokenizer`.
       config: resolved `configs.FinetuningConfig`; of it the sizes count.
