@@ -198,7 +198,7 @@ class FinetuningConfig:
     length_buckets: list[PositiveInt] | None = None
     hidden_dropout_prob: Probability | None = None
     attention_probs_dropout_prob: Probability | None = None
-    head: Literal["dense", "two_layers", "joint", "start_end"] | None = None
+    head: Literal["dense", "two_layers", "joint", "start_end", "summary"] | None = None
     classifier_dropout: Probability = 0.1
     clip_norm: Annotated[float, Gt(0)] = 1.0
     seed: CountOrZero = 42
@@ -273,6 +273,7 @@ HEADS_BY_KIND = {
     "regression": ("dense", "two_layers"),
     "tagging": ("dense",),
     "qa": ("joint", "start_end"),
+    "multiple_choice": ("summary",),
 }
 MAX_SEQ_LENGTH_BY_KIND = {"tagging": 256, "qa": 512}
 

@@ -24,6 +24,7 @@ class Predictor:
 
     - classification: `label`, its `score` (probability) and all `scores` by label; of several labels
       a text, `labels` and `scores`;
+    - multiple choice: `label`, `choice`, its text, its `score` and all `scores` by label;
     - regression: `value`, on the scale of the training data;
     - tagging: `words`, a list of `word`, `label`, `score`, `start` and `end`, where
       `text[start:end] == word`; with phrases also `entities`, a list of `text`, `label`, `score` (the
@@ -58,10 +59,10 @@ class Predictor:
 
         Args:
           inputs: list of texts; for a task of pairs of `(text, text_pair)`; for tagging of texts or
-            of lists of words; for question answering of `(question, context)`. Or a single one of
-            them that is a str or a tuple. Texts may have any length: classification and regression
-            take the beginning of a longer one, as in training; tagging and question answering read
-            it in windows.
+            of lists of words; for question answering of `(question, context)`; for multiple choice
+            of `(text, choices)`, a list. Or a single one of them that is a str or a tuple. Texts
+            may have any length: tagging and question answering read a longer one in windows, the
+            others take its beginning, as in training.
 
         Returns:
           list of dicts in the order of `inputs`; a dict for a single one.
@@ -80,9 +81,15 @@ class Predictor:
             Example("", str(number), self._texts_of(number, item), None)
             for number, item in enumerate(inputs)
         ]
-        return [self._readable(p) for p in self._predict(examples)]
+        results = [self._readable(p) for p in self._predict(examples)]
+        if self.task.config.kind == "multiple_choice":
+            for example, result in zip(examples, results):
+                result["choice"] = example.inputs[1][self.task.labels.index(result["label"])]
+        return results
 
     def _texts_of(self, number, item):
+        if self.task.config.kind == "multiple_choice":
+            return self._choices_of(number, item)
         names = ["question", "context"]
         if self.task.config.kind != "qa":
             names = [n for n in ("text", "text_pair") if n in self.task.config.columns]
@@ -91,6 +98,16 @@ class Predictor:
             expected = "a str" if len(names) == 1 else f"({', '.join(names)}), two str"
             raise UserError(f"input {number}: {item!r} is not {expected}")
         return texts
+
+    def _choices_of(self, number, item):
+        count = len(self.task.labels)
+        is_pair = isinstance(item, (list, tuple)) and len(item) == 2
+        choices = list(item[1]) if is_pair and isinstance(item[1], (list, tuple)) else []
+        if len(choices) != count or not all(isinstance(t, str) for t in (item[0], *choices)):
+            raise UserError(
+                f"input {number}: {item!r} is not (text, choices), a str and {count} str"
+            )
+        return item[0], tuple(choices)
 
     def _predict(self, examples):
         return predict_examples(self._rows, self.task, examples, self.tokenizer, self._config)

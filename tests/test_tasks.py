@@ -239,7 +239,7 @@ def test_task_files_that_cannot_be(values, message):
 def test_builtin_tasks(shared_data):
     """GLUE's own layout, as far as it is here; the numbers are those of the data's README."""
     glue = {"ax", "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"}
-    questions = {"squad1", "squad2", "newsqa", "naturalqs", "triviaqa", "searchqa"}
+    questions = {"squad1", "squad2", "newsqa", "naturalqs", "triviaqa", "searchqa", "swag", "race"}
     assert glue | {"chunk", "ner", "pos"} | questions == set(builtin_tasks())
     counts = {}
     for name, folder in (

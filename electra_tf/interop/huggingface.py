@@ -16,6 +16,7 @@ from electra_tf.errors import UserError
 from electra_tf.modeling.electra import (
     Discriminator,
     Generator,
+    MultipleChoiceClassifier,
     QuestionAnswerer,
     SequenceClassifier,
     TokenClassifier,
@@ -23,6 +24,7 @@ from electra_tf.modeling.electra import (
 from electra_tf.modeling.heads import (
     ClassificationHead,
     DiscriminatorHead,
+    MultipleChoiceHead,
     TwoLayerClassificationHead,
 )
 from electra_tf.modeling.spans import JointHead, StartEndHead
@@ -53,6 +55,7 @@ _HEAD_LAYERS = {
     },
     ClassificationHead: {"classifier": "dense"},
     TwoLayerClassificationHead: {"classifier.dense": "dense", "classifier.out_proj": "out_proj"},
+    MultipleChoiceHead: {"sequence_summary.summary": "summary", "classifier": "classifier"},
     StartEndHead: {"qa_outputs": "qa_outputs"},
     # transformers has no such head.
     JointHead: {
@@ -112,9 +115,9 @@ def _layer_norm(name, layer):
 
 def _architecture(model):
     """The class of transformers that opens a network's folder; of one that it lacks, the encoder's."""
-    if isinstance(model, SequenceClassifier) and isinstance(model.head, ClassificationHead):
-        return "ElectraModel"
-    if isinstance(model.head, JointHead):
+    if isinstance(model.head, JointHead) or (
+        isinstance(model, SequenceClassifier) and isinstance(model.head, ClassificationHead)
+    ):
         return "ElectraModel"
     return {
         Discriminator: "ElectraForPreTraining",
@@ -122,6 +125,7 @@ def _architecture(model):
         SequenceClassifier: "ElectraForSequenceClassification",
         TokenClassifier: "ElectraForTokenClassification",
         QuestionAnswerer: "ElectraForQuestionAnswering",
+        MultipleChoiceClassifier: "ElectraForMultipleChoice",
     }[type(model)]
 
 

@@ -10,6 +10,7 @@ from electra_tf.modeling.heads import (
     ClassificationHead,
     DiscriminatorHead,
     MaskedLMHead,
+    MultipleChoiceHead,
 )
 from electra_tf.modeling.layers import Embeddings, Encoder
 from electra_tf.modeling.spans import SPAN_HEADS, find_spans
@@ -225,6 +226,37 @@ class TokenClassifier(ElectraModel):
         hidden_states = self.encode(inputs, training, encoder_seed)
         logits = self.head(hidden_states[-1], seed=head_seed)
         return _outputs(logits, hidden_states, output_hidden_states)
+
+
+class MultipleChoiceClassifier(ElectraModel):
+    """An encoder that scores each of some choices: transformers' `ElectraForMultipleChoice`.
+
+    ```python
+    network = MultipleChoiceClassifier(EncoderConfig(...))
+    network({"input_ids": ids})["logits"]      # ids [B, C, T] -> [B, C]
+    ```
+    """
+
+    def __init__(self, config, embeddings=None, classifier_dropout=0.1, **kwargs):
+        """Makes the layers; arguments as of `SequenceClassifier`."""
+        super().__init__(config, embeddings, name="multiple_choice_classifier", **kwargs)
+        self.classifier_dropout = classifier_dropout
+        self.head = MultipleChoiceHead(config, classifier_dropout)
+        self.head.build()
+        self.built = True
+
+    def call(self, inputs, training=False, dropout_seed=None, output_hidden_states=False):
+        """Runs the network; as `Discriminator.call`, but inputs are [B, C, T] and `logits` [B, C].
+
+        `sequence_output` and `hidden_states` are [B * C, T, hidden_size].
+        """
+        encoder_seed, head_seed = randomness.split(self._dropout_seed(training, dropout_seed), 2)
+        shape = tf.shape(inputs["input_ids"])
+        names = ("input_ids", "input_mask", "segment_ids")
+        flat = {n: tf.reshape(inputs[n], [-1, shape[-1]]) for n in names if n in inputs}
+        hidden_states = self.encode(flat, training, encoder_seed)
+        logits = self.head(hidden_states[-1][:, 0], seed=head_seed)
+        return _outputs(tf.reshape(logits, shape[:2]), hidden_states, output_hidden_states)
 
 
 class QuestionAnswerer(ElectraModel):

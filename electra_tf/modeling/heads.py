@@ -125,4 +125,29 @@ class TwoLayerClassificationHead(keras.layers.Layer):
         return self.out_proj(randomness.dropout(hidden, self.dropout, seeds[1]))
 
 
+class MultipleChoiceHead(keras.layers.Layer):
+    """dense + gelu + dropout + dense(1): transformers' `ElectraForMultipleChoice`, in float32."""
+
+    def __init__(self, config, dropout=0.1, **kwargs):
+        super().__init__(name="multiple_choice", autocast=False, **kwargs)
+        self.config, self.dropout = config, dropout
+
+        def dense(units, name):
+            return keras.layers.Dense(
+                units, kernel_initializer=initializer(config), name=name, dtype="float32"
+            )
+
+        self.summary = dense(config.hidden_size, "summary")
+        self.classifier = dense(1, "classifier")
+
+    def build(self, input_shape=None):
+        self.summary.build((None, self.config.hidden_size))
+        self.classifier.build((None, self.config.hidden_size))
+
+    def call(self, hidden, seed=None):
+        """[N, hidden_size] -> float32 logits [N]; `seed`, int32 [2], of dropout."""
+        hidden = islands.gelu(self.summary(tf.cast(hidden, tf.float32)))
+        return self.classifier(randomness.dropout(hidden, self.dropout, seed))[:, 0]
+
+
 CLASSIFICATION_HEADS = {"dense": ClassificationHead, "two_layers": TwoLayerClassificationHead}

@@ -4,6 +4,7 @@
 def kind_of(config):
     """The class of a `TaskConfig`'s kind."""
     from electra_tf.tasks.classification import Classification
+    from electra_tf.tasks.multiple_choice import MultipleChoice
     from electra_tf.tasks.question_answering import QuestionAnswering
     from electra_tf.tasks.regression import Regression
     from electra_tf.tasks.tagging import Tagging
@@ -13,4 +14,5 @@ def kind_of(config):
         "regression": Regression,
         "tagging": Tagging,
         "qa": QuestionAnswering,
+        "multiple_choice": MultipleChoice,
     }[config.kind]

@@ -47,7 +47,7 @@ class Classification(Task):
 
         return read_texts(config, path, split, bad_rows, label_of)
 
-    def problem_of(self, example):
+    def problem_of_label(self, example):
         labels = example.label if self.config.multi_label else [example.label]
         unknown = [label for label in labels if label not in self.labels]
         if not unknown:

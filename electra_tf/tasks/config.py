@@ -30,6 +30,7 @@ _COLUMNS = {
     "regression": ({"text", "label"}, {"text_pair", "id"}),
     "tagging": ({"token", "tag"}, {"id"}),
     "qa": (set(), set()),
+    "multiple_choice": ({"text", "choices", "label"}, {"text_pair", "id"}),
 }
 
 # Keys that other kinds of tasks do not have.
@@ -55,7 +56,8 @@ class TaskConfig:
       kind: what is predicted.
       columns: which column holds `text`, `text_pair`, `label`, `id`, or `token` and `tag`: by its
         name in the first line, or by its number (from 0) where there is no such line. In JSONL by
-        its key. Question answering has none.
+        its key. `choices` is a list of columns, or a key of JSONL that holds a list. Question
+        answering and RACE's files have none.
       train, dev, test: file or glob below the data folder, with or without `.gz`; `dev` and `test`
         may be several, by name.
       format: of the files; None for what their names end in (tagging: `conll`; question answering:
@@ -81,14 +83,14 @@ class TaskConfig:
     """
 
     name: str
-    kind: Literal["classification", "regression", "tagging", "qa"]
-    columns: dict[str, int | str] = dataclasses.field(default_factory=dict)
+    kind: Literal["classification", "regression", "tagging", "qa", "multiple_choice"]
+    columns: dict[str, int | str | list[int | str]] = dataclasses.field(default_factory=dict)
     train: str | None = None
     dev: Files = None
     test: Files = None
-    format: Literal["tsv", "csv", "jsonl", "conll", "squad", "mrqa"] | None = None
+    format: Literal["tsv", "csv", "jsonl", "conll", "squad", "mrqa", "race"] | None = None
     quotes: bool = False
-    test_columns: dict[str, int | str] | None = None
+    test_columns: dict[str, int | str | list[int | str]] | None = None
     labels: Annotated[list[str], Len(min_length=2)] | None = None
     multi_label: bool = False
     label_separator: str = ","
@@ -107,7 +109,7 @@ class TaskConfig:
     answerable_weight: Annotated[float, Ge(0)] = 0.5
 
     def __post_init__(self):
-        needed, possible = _COLUMNS[self.kind]
+        needed, possible = (set(), set()) if self.format == "race" else _COLUMNS[self.kind]
         for key, columns in (("columns", self.columns), ("test_columns", self.test_columns)):
             if columns is None:
                 continue
@@ -120,7 +122,12 @@ class TaskConfig:
                     + (f"; missing: {', '.join(missing)}" if missing else "")
                     + (f"; unknown: {', '.join(unknown)}" if unknown else "")
                 )
-            if len({type(column) for column in columns.values()}) > 1:
+            if key == "columns" and any(
+                isinstance(column, list) for name, column in columns.items() if name != "choices"
+            ):
+                raise UserError(f"{key}: only 'choices' may be several columns")
+            flat = [c for v in columns.values() for c in (v if isinstance(v, list) else [v])]
+            if len({type(column) for column in flat}) > 1:
                 raise UserError(f"{key}: give names or numbers, not both")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for key in _QA_KEYS:

@@ -17,12 +17,15 @@ class Features(NamedTuple):
       row_splits: int64 [N + 1], where rows begin and the last one ends.
       rows: dict from name to array [N, ...], such as `label`.
       kept: like `tokens`, but of no use to networks and in no batch.
+      group: of G > 1 each G rows of tokens belong together, such as an example's choices; N in
+        `rows` is the number of groups then.
     """
 
     tokens: dict
     row_splits: np.ndarray
     rows: dict
     kept: dict = {}  # noqa: RUF012 (never changed)
+    group: int = 1
 
     @property
     def lengths(self):

@@ -42,7 +42,7 @@ class QuestionAnswering(Task):
         questions_format = config.format or ("mrqa" if is_lines else "squad")
         return read_questions(path, questions_format, config.version_2, split != "test", bad_rows)
 
-    def problem_of(self, example):
+    def problem_of_label(self, example):
         return None  # `read_questions` sees all there is.
 
     @property

@@ -46,7 +46,7 @@ class Regression(Task):
 
         return read_texts(config, path, split, bad_rows, label_of)
 
-    def problem_of(self, example):
+    def problem_of_label(self, example):
         low, high = self.config.label_range or (-math.inf, math.inf)
         if low <= example.label <= high:
             return None

@@ -61,7 +61,7 @@ class Tagging(Task):
         _warn_of_breaks(sentences, config.scheme)
         return examples
 
-    def problem_of(self, example):
+    def problem_of_label(self, example):
         unknown = [tag for tag in example.label if tag not in self.labels]
         if not unknown:
             return None

@@ -63,9 +63,13 @@ class Task(abc.ABC):
     def read_file(cls, config, path, split, bad_rows):
         """Reads `Example`s of a file; `split` is "train", "dev" or "test"."""
 
-    @abc.abstractmethod
     def problem_of(self, example):
-        """What is wrong with an example's label: str, or None."""
+        """What is wrong with an example: str, or None."""
+        return None if example.label is None else self.problem_of_label(example)
+
+    @abc.abstractmethod
+    def problem_of_label(self, example):
+        """What is wrong with the label of an example that has one: str, or None."""
 
     @abc.abstractmethod
     def features(self, examples, tokenizer, max_seq_length):
@@ -220,10 +224,10 @@ def read_texts(config, path, split, bad_rows, label_of):
 
 
 def keep_good(task, examples, bad_rows):
-    """The examples whose labels the task knows."""
+    """The examples that the task can use, with labels that it knows."""
     kept = []
     for example in examples:
-        problem = None if example.label is None else task.problem_of(example)
+        problem = task.problem_of(example)
         if problem:
             bad_rows.add(UserError(f"{example.place}: {problem}"))
         else:

@@ -16,7 +16,8 @@ class FeatureBatches:
 
     A batch is a dict of tensors: the `tokens` int32 [B, T], padded with 0 to T, the smallest bucket
     that its longest row fits into; `input_mask` int32 [B, T]; the `rows` [B, ...]; `index` int32 [B],
-    the rows' numbers; `weight` float32 [B], 0 for rows that only fill up a batch.
+    the rows' numbers; `weight` float32 [B], 0 for rows that only fill up a batch. Of features in
+    groups of G a group counts as a row, and `tokens` and `input_mask` are [B, G, T].
     """
 
     def __init__(self, features, batch_size, max_seq_length, buckets=()):
@@ -30,7 +31,8 @@ class FeatureBatches:
         """
         self._batch_size = batch_size
         self._buckets = [*buckets, max_seq_length]
-        self._lengths = np.asarray(features.lengths)
+        self._group = features.group
+        self._lengths = features.lengths.reshape(-1, features.group).max(axis=1)
         # Tensors, which a graph refers to; arrays would be copied into it.
         self._tokens = {name: tf.constant(flat) for name, flat in features.tokens.items()}
         self._rows = {name: tf.constant(values) for name, values in features.rows.items()}
@@ -82,18 +84,23 @@ class FeatureBatches:
 
     def _gather(self, indices, length):
         rows, splits = tf.maximum(indices, 0), self._row_splits
-        shape = [indices.shape[0], None]
+        members = tf.reshape(rows[:, None] * self._group + tf.range(self._group), [-1])
+        shape = [indices.shape[0], *([self._group] if self._group > 1 else []), None]
+
+        def grouped(values):
+            sizes = [tf.size(rows), *shape[1:-1], length]
+            return tf.ensure_shape(tf.reshape(values, tf.stack(sizes)), shape)
 
         def padded(flat):
             ragged = tf.RaggedTensor.from_row_splits(flat, splits, validate=False)
-            padded_shape = tf.stack([tf.size(rows), length])
-            return tf.ensure_shape(tf.gather(ragged, rows).to_tensor(shape=padded_shape), shape)
+            padded_shape = tf.stack([tf.size(members), length])
+            return grouped(tf.gather(ragged, members).to_tensor(shape=padded_shape))
 
-        sizes = tf.gather(splits[1:] - splits[:-1], rows)
+        sizes = tf.gather(splits[1:] - splits[:-1], members)
         return {
             **{name: padded(flat) for name, flat in self._tokens.items()},
             **{name: tf.gather(values, rows) for name, values in self._rows.items()},
-            "input_mask": tf.ensure_shape(tf.sequence_mask(sizes, length, tf.int32), shape),
+            "input_mask": grouped(tf.sequence_mask(sizes, length, tf.int32)),
             "index": indices,
             "weight": tf.cast(indices >= 0, tf.float32),
         }
