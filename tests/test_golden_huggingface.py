@@ -10,6 +10,7 @@ from conftest import GOLDEN
 
 from electra_tf import Discriminator, Generator, UserError
 from electra_tf.interop import huggingface
+from electra_tf.modeling.electra import MultipleChoiceClassifier, QuestionAnswerer
 
 FOLDERS = [GOLDEN / "hf" / name for name in ("proj", "noproj")]
 
@@ -122,3 +123,23 @@ def test_damaged_folders(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="not a whole safetensors file"):
         Discriminator.from_pretrained(str(tmp_path))
+
+
+def test_question_answering_head():
+    folder = GOLDEN / "heads" / "question_answering"
+    golden = np.load(folder / "outputs.npz")
+    network = QuestionAnswerer.from_pretrained(str(folder))
+    inputs = {name: golden[name] for name in ("input_ids", "input_mask", "segment_ids")}
+    allowed = golden["input_mask"] * golden["segment_ids"]
+    logits = network({**inputs, "is_context": allowed})["logits"]
+    for ours, theirs in (("start", "start_logits"), ("end", "end_logits")):
+        at = allowed.astype(bool) | (np.arange(allowed.shape[1]) == 0)  # [CLS] is a candidate, too.
+        np.testing.assert_allclose(logits[ours].numpy()[at], golden[theirs][at], atol=1e-4)
+
+
+def test_multiple_choice_head():
+    folder = GOLDEN / "heads" / "multiple_choice"
+    golden = np.load(folder / "outputs.npz")
+    network = MultipleChoiceClassifier.from_pretrained(str(folder))
+    inputs = {name: golden[name] for name in ("input_ids", "input_mask", "segment_ids")}
+    np.testing.assert_allclose(network(inputs)["logits"], golden["logits"], atol=1e-4)
