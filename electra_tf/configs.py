@@ -201,6 +201,7 @@ class FinetuningConfig:
     head: Literal["dense", "two_layers", "joint", "start_end", "summary"] | None = None
     classifier_dropout: Probability = 0.1
     clip_norm: Annotated[float, Gt(0)] = 1.0
+    task_sampling_power: Annotated[float, Ge(0)] = 0.75
     seed: CountOrZero = 42
     mixed_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     fidelity: Literal["fixed", "google2020"] = "fixed"

@@ -345,12 +345,13 @@ def layerwise_multipliers(network, decay, fidelity):
     ]
 
 
-def create_finetuning_optimizer(config, network, num_train_steps):
+def create_finetuning_optimizer(config, networks, num_train_steps):
     """The optimizer of a resolved `FinetuningConfig` (SEMANTICS, fine-tuning).
 
     Args:
       config: `configs.FinetuningConfig` without None.
-      network: what it trains.
+      networks: what it trains, list of `modeling.electra.ElectraModel` above one encoder; `build` is
+        to get the first one's variables, then those of the other ones' heads.
       num_train_steps: int; `warmup_proportion` of them are the warm-up.
     """
     num_warmup_steps = num_train_steps * config.warmup_proportion  # Not rounded in the original.
@@ -359,7 +360,9 @@ def create_finetuning_optimizer(config, network, num_train_steps):
     schedule = LinearWarmupDecay(
         config.learning_rate, num_train_steps, num_warmup_steps, config.lr_decay_power
     )
-    multipliers = layerwise_multipliers(network, config.layerwise_lr_decay, config.fidelity)
+    first, *others = networks
+    multipliers = layerwise_multipliers(first, config.layerwise_lr_decay, config.fidelity)
+    multipliers += [1.0 for other in others for _ in other.head.trainable_variables]
     return AdamWeightDecay(schedule, config.weight_decay_rate, multipliers=multipliers)
 
 

@@ -46,13 +46,18 @@ class Predictor:
         self._rows = RowPredictor(tf.distribute.get_strategy(), model, self.task)
 
     @classmethod
-    def from_pretrained(cls, folder, batch_size=32):
+    def from_pretrained(cls, folder, batch_size=32, task=None):
         """Reads a folder that `finetune.py` wrote, such as `OUTPUT_DIR/model`.
 
+        Args:
+          folder: where it is.
+          batch_size: texts computed at once.
+          task: name of the task, where the folder has several.
+
         Raises:
-          UserError: a file is missing or malformed.
+          UserError: a file is missing or malformed, or there is no such task.
         """
-        return cls(load_finetuned(folder), batch_size)
+        return cls(load_finetuned(folder, task), batch_size)
 
     def __call__(self, inputs):
         """Predicts.

@@ -126,6 +126,7 @@ class Tokenizer(tf.Module):
             pages, page_numbers = normalizer.load_final_sigma_classes()
             self._sigma_pages = tf.constant(pages)
             self._sigma_page_numbers = tf.constant(page_numbers)
+        self._compiled = None
 
     @classmethod
     def from_vocab(cls, vocab_file, lowercase=True, strip_accents=None):
@@ -201,11 +202,13 @@ class Tokenizer(tf.Module):
 
     def compiled(self):
         """`tokenize` as a `tf.function` of strings [batch], traced once for all batch sizes."""
-        return tf.function(
-            self.tokenize,
-            input_signature=[tf.TensorSpec([None], tf.string)],
-            autograph=False,  # There is no Python control flow to convert; it takes a second.
-        )
+        if self._compiled is None:
+            self._compiled = tf.function(
+                self.tokenize,
+                input_signature=[tf.TensorSpec([None], tf.string)],
+                autograph=False,  # There is no Python control flow to convert; it takes a second.
+            )
+        return self._compiled
 
     def tokenize_with_offsets(self, strings):
         """Like `tokenize`, and tells where in the text each piece stands.

@@ -63,7 +63,7 @@ def create(meta, fidelity="google2020"):
         ),
         lambda batch: batch["weight"],
     )
-    optimizer = create_finetuning_optimizer(config, network, golden["num_train_steps"])
+    optimizer = create_finetuning_optimizer(config, [network], golden["num_train_steps"])
     model.compile(optimizer)
     return model, variables
 

@@ -12,15 +12,15 @@ def build(task):
     from electra_tf.configs import load_finetuning_config
     from electra_tf.tasks.config import load_task_config
     from electra_tf.tasks.reading import BadRows
-    from electra_tf.training import finetuning
     from electra_tf.training.strategies import create_strategy
+    from electra_tf.training.task_setup import benchmark_trainer, load_encoder
 
     strategy = create_strategy()
     task_config = load_task_config(task["task"])
     data = read_data(task_config, task["data_dir"], ("train",), BadRows(False))
-    encoder = finetuning.load_encoder(task["encoder"])
+    encoder = load_encoder(task["encoder"])
     config = load_finetuning_config(overrides=task["config"])
-    trainer = finetuning.create_trainer(config, data, encoder, strategy)
+    trainer = benchmark_trainer(config, data, encoder, strategy)
     return lambda steps: trainer.train(tf.constant(steps))["loss"]
 
 

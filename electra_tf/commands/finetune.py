@@ -3,6 +3,9 @@
   python finetune.py --task=cola --data_dir=glue/CoLA --init_from=runs/small/discriminator \\
       --output_dir=runs/cola --num_trials=5
 
+  python finetune.py --task=cola,sst2,mrpc --data_dir=glue/CoLA,glue/SST-2,glue/MRPC \\
+      --init_from=runs/small --output_dir=runs/three
+
   python finetune.py --task=mytask.yaml --data_dir=mydata --init_from=runs/small \\
       --output_dir=runs/mine --override=num_train_epochs=5
 
@@ -26,10 +29,17 @@ def define_flags(values):
         "task",
         None,
         "Name of a built-in task, such as cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax, "
-        "chunk, ner, pos, or a YAML file.",
+        "chunk, ner, pos, squad1, squad2, swag, race, or a YAML file. Several with commas between are "
+        "trained together on one encoder.",
         flag_values=values,
     )
-    flags.DEFINE_string("data_dir", None, "Folder of the task's files.", flag_values=values)
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of the task's files, or one that has them in a folder of the task's name; of several "
+        "tasks this, or one for each with commas between.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "init_from",
         None,
@@ -90,11 +100,11 @@ def read_data(config, data_dir, splits, bad_rows, trained=None):
       trained: `Task` of a fine-tuned model; None for what the training data say.
 
     Returns:
-      `training.finetuning.FinetuningData`.
+      `training.task_setup.FinetuningData`.
     """
     from electra_tf.tasks import kind_of
     from electra_tf.tasks.task import keep_good, read_split
-    from electra_tf.training.finetuning import FinetuningData
+    from electra_tf.training.task_setup import FinetuningData
 
     kind = kind_of(config)
     sets = {
@@ -128,26 +138,56 @@ def _missing(config, data_dir, split):
     return UserError(f"--data_dir={data_dir}: no {pattern}")
 
 
-def _train(values, task_config, config, strategy, bad_rows):
+def _data_dirs(data_dir, task_configs):
+    """The folder of each task."""
+    import tensorflow as tf
+
+    folders = data_dir.split(",")
+    if len(folders) == 1:
+        below = [tf.io.gfile.join(data_dir, config.name) for config in task_configs]
+        return [folder if tf.io.gfile.isdir(folder) else data_dir for folder in below]
+    if len(folders) != len(task_configs):
+        raise UserError(
+            f"--data_dir={data_dir}: {len(folders)} folders for {len(task_configs)} tasks; give one "
+            "each, or one for all"
+        )
+    return folders
+
+
+def _read_training_data(config, data_dir, bad_rows):
+    """`FinetuningData` of all splits of a task, which has a dev set if its file says so."""
     from absl import logging
 
+    from electra_tf.training.finetuning import set_name
+
+    data = read_data(config, data_dir, ("train", "dev", "test"), bad_rows)
+    if not data.dev:
+        if config.dev:
+            raise _missing(config, data_dir, "dev")
+        logging.warning(
+            "%s: no dev set: the last checkpoint is kept, and nothing is measured", config.name
+        )
+    logging.info(
+        "%s: %d training examples%s",
+        config.name,
+        len(data.train),
+        "".join(f", {len(e)} of {set_name('dev', n)}" for n, e in data.dev.items()),
+    )
+    return data
+
+
+def _train(values, task_configs, config, strategy, bad_rows):
     from electra_tf.training import finetuning
     from electra_tf.training.strategies import is_chief
+    from electra_tf.training.task_setup import load_encoder
 
     if not values.init_from:
         raise UserError("--init_from: give the folder of the encoder to fine-tune")
-    data = read_data(task_config, values.data_dir, ("train", "dev", "test"), bad_rows)
-    if not data.dev:
-        if task_config.dev:
-            raise _missing(task_config, values.data_dir, "dev")
-        logging.warning("no dev set: the last checkpoint is kept, and nothing is measured")
-    encoder = finetuning.load_encoder(values.init_from)
-    logging.info(
-        "%s: %d training examples%s",
-        task_config.name,
-        len(data.train),
-        "".join(f", {len(e)} of {finetuning.set_name('dev', n)}" for n, e in data.dev.items()),
-    )
+    data = [
+        _read_training_data(task_config, folder, bad_rows)
+        for task_config, folder in zip(task_configs, _data_dirs(values.data_dir, task_configs))
+    ]
+    encoder = load_encoder(values.init_from)
     with contextlib.ExitStack() as bars:
         bar = None
 
@@ -190,6 +230,8 @@ def print_results(results):
     from rich.table import Table
 
     names = list(results["metrics"])
+    if len(results["task_metrics"]) > 1:
+        names = [results["metric"], *results["task_metrics"]]
     table = Table(title=f"{results['task']}: dev metrics, chosen by {results['metric']}")
     for column in ("trial", "seed", *names):
         table.add_column(column, justify="right")
@@ -218,8 +260,24 @@ def print_results(results):
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def _apply(values, task_config, config, strategy, bad_rows):
+def _apply(values, task_configs, config, strategy, bad_rows):
     from electra_tf import files
+
+    split, metrics = {"evaluate": "dev", "predict": "test"}[values.mode], {}
+    for task_config, data_dir in zip(task_configs, _data_dirs(values.data_dir, task_configs)):
+        prefix = f"{task_config.name}_" if len(task_configs) > 1 else ""
+        metrics |= _apply_task(
+            values, task_config, data_dir, config, strategy, bad_rows, split, prefix
+        )
+    if metrics:
+        files.write_json(os.path.join(values.output_dir, f"{split}_metrics.json"), metrics)
+        for name, value in metrics.items():
+            print(f"{name}: {value:.4f}")
+    print(f"predictions: {os.path.join(values.output_dir, 'predictions')}")
+
+
+def _apply_task(values, task_config, data_dir, config, strategy, bad_rows, split, prefix):
+    """Predicts a split of one task; returns its metrics."""
     from electra_tf.tasks.model_folder import is_finetuned, load_finetuned
     from electra_tf.training import finetuning
 
@@ -228,24 +286,20 @@ def _apply(values, task_config, config, strategy, bad_rows):
     if values.init_from and is_finetuned(values.init_from):
         folder = values.init_from
     with strategy.scope():
-        finetuned = load_finetuned(folder)
+        finetuned = load_finetuned(folder, task_config.name)
     trained = finetuned.task
     wanted = task_config.labels
     if trained.config.kind != task_config.kind or wanted and wanted != trained.labels:
         raise UserError(
-            f"--task={values.task}: {folder} was fine-tuned for {trained.config.kind} with the labels "
+            f"--task={task_config.name}: {folder} was fine-tuned for {trained.config.kind} with the labels "
             f"{trained.labels}, not for {task_config.kind} with {wanted or 'its labels'}"
         )
-    split = {"evaluate": "dev", "predict": "test"}[values.mode]
-    data = read_data(task_config, values.data_dir, (split,), bad_rows, trained)
+    data = read_data(task_config, data_dir, (split,), bad_rows, trained)
     if not getattr(data, split):
-        raise _missing(task_config, values.data_dir, split)
-    metrics = finetuning.apply_model(finetuned, config, data, values.output_dir, split, strategy)
-    if metrics:
-        files.write_json(os.path.join(values.output_dir, f"{split}_metrics.json"), metrics)
-        for name, value in metrics.items():
-            print(f"{name}: {value:.4f}")
-    print(f"predictions: {os.path.join(values.output_dir, 'predictions')}")
+        raise _missing(task_config, data_dir, split)
+    return finetuning.apply_model(
+        finetuned, config, data, values.output_dir, split, strategy, prefix
+    )
 
 
 def _run(values):
@@ -256,14 +310,21 @@ def _run(values):
         overrides["seed"] = values.seed
     commands.import_tensorflow()
     task_keys = {key: overrides.pop(key) for key in list(overrides) if key in TASK_KEYS}
-    task_config = load_task_config(values.task, task_keys)
-    config = load_finetuning_config(values.config, overrides, task_config.defaults)
+    names = values.task.split(",")
+    if task_keys and len(names) > 1:
+        raise UserError(
+            f"--override={next(iter(task_keys))}: a key of one task, among several; write it into "
+            "that task's YAML file"
+        )
+    task_configs = [load_task_config(name, task_keys) for name in names]
+    defaults = task_configs[0].defaults if len(names) == 1 else {}
+    config = load_finetuning_config(values.config, overrides, defaults)
     from electra_tf.tasks.reading import BadRows
     from electra_tf.training.strategies import create_strategy
 
     strategy = create_strategy(values.strategy, values.num_virtual_devices)
     function = _train if values.mode == "train" else _apply
-    function(values, task_config, config, strategy, BadRows(values.skip_bad_rows))
+    function(values, task_configs, config, strategy, BadRows(values.skip_bad_rows))
 
 
 def main(argv=None):

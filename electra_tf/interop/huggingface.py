@@ -137,16 +137,29 @@ def save_model(model, folder, more_config=None):
       folder: where to.
       more_config: dict of more keys for `config.json`, such as `id2label`.
     """
+    architecture = _architecture(model)
+    save_tensors(model_tensors(model), model.config, architecture, folder, more_config)
+
+
+def save_tensors(tensors, config, architecture, folder, more_config=None):
+    """Writes tensors in float32, each file at once.
+
+    Args:
+      tensors: as `model_tensors` gives them.
+      config: `EncoderConfig`.
+      architecture: the class of transformers that opens the folder.
+      folder, more_config: as of `save_model`.
+    """
     import safetensors.numpy
 
     arrays = {}
-    for name, (variable, transposed) in model_tensors(model).items():
+    for name, (variable, transposed) in tensors.items():
         array = np.asarray(variable.numpy(), np.float32)
         arrays[name] = np.ascontiguousarray(array.T if transposed else array)
-    config = {
-        "architectures": [_architecture(model)],
+    values = {
+        "architectures": [architecture],
         "model_type": "electra",
-        **dataclasses.asdict(model.config),
+        **dataclasses.asdict(config),
         # What transformers' classes assume and our networks do.
         "position_embedding_type": "absolute",
         "summary_type": "first",
@@ -158,15 +171,16 @@ def save_model(model, folder, more_config=None):
     # transformers asks for the metadata "format".
     content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
     files.write(tf.io.gfile.join(folder, WEIGHTS_FILE), content)
-    files.write_json(tf.io.gfile.join(folder, CONFIG_FILE), config)
+    files.write_json(tf.io.gfile.join(folder, CONFIG_FILE), values)
 
 
-def load_model(model_class, folder, **options):
+def load_model(model_class, folder, prefix="", **options):
     """Reads a network.
 
     Args:
       model_class: `ElectraModel`.
       folder: where it is.
+      prefix: of the names of the head's tensors, in a folder with the heads of several tasks.
       options: of `model_class`, which its tensors do not tell.
 
     Raises:
@@ -175,6 +189,12 @@ def load_model(model_class, folder, **options):
     """
     config = read_config(folder)
     arrays = read_tensors(folder)
+    if prefix:
+        arrays = {
+            name.removeprefix(prefix): array
+            for name, array in arrays.items()
+            if name.startswith((prefix, "electra."))
+        }
     model = model_class(config, **_head_options(model_class, arrays), **options)
     assign_tensors(model_tensors(model), arrays, folder)
     return model
@@ -220,7 +240,8 @@ def read_encoder(folder):
         is_encoder = short.startswith(("embeddings.", "embeddings_project.", "encoder."))
         if is_encoder or short.startswith("pooler."):
             name = f"electra.{short}"
-        if name.startswith(_HEADS):
+        # In a folder with the heads of several tasks their names go before.
+        if name.startswith(_HEADS) or name.partition(".")[2].startswith(_HEADS):
             heads.append(name)
         else:
             arrays[name] = array

@@ -22,22 +22,26 @@ class ElectraModel(keras.Model):
     #: Dropout of the head; None for a network without.
     classifier_dropout = None
 
-    def __init__(self, config, embeddings=None, recompute_activations=False, **kwargs):
+    def __init__(
+        self, config, embeddings=None, recompute_activations=False, encoder=None, **kwargs
+    ):
         """Makes the layers and their variables.
 
         Args:
           config: `configs.EncoderConfig`.
           embeddings: `Embeddings` to share, or None for new ones.
           recompute_activations: see `layers.Encoder`.
+          encoder: `Encoder` to share, or None for a new one.
         """
         super().__init__(**kwargs)
         self.config = config
         self.embeddings = embeddings or Embeddings(config, dtype=self.dtype_policy)
-        self.encoder = Encoder(config, recompute_activations, dtype=self.dtype_policy)
+        self.encoder = encoder or Encoder(config, recompute_activations, dtype=self.dtype_policy)
         self.seed_generator = keras.random.SeedGenerator()
         if embeddings is None:
             self.embeddings.build()
-        self.encoder.build()
+        if encoder is None:
+            self.encoder.build()
 
     @classmethod
     def from_pretrained(cls, folder):

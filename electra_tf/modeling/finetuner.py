@@ -11,7 +11,7 @@ class Finetuner(TrainableModel):
 
     ```python
     model = Finetuner(config, task.create_network(encoder_config), task.losses, task.weights)
-    model.compile(create_finetuning_optimizer(config, model.network, num_train_steps))
+    model.compile(create_finetuning_optimizer(config, [model.network], num_train_steps))
     model.gradient_step(batch)     # input_ids, input_mask, segment_ids, label, weight
     ```
 

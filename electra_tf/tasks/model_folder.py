@@ -26,8 +26,37 @@ class FinetunedModel(NamedTuple):
     max_seq_length: int
 
 
-def save_finetuned(model, folder):
-    """Writes a `FinetunedModel`."""
+def save_finetuned(models, folder):
+    """Writes a list of `FinetunedModel`s above one encoder; of several, heads have their tasks' names."""
+    first = models[0]
+    if len(models) == 1:
+        huggingface.save_model(first.network, folder, _more_config(first))
+    else:
+        huggingface.save_tensors(
+            finetuned_tensors(models), first.network.config, "ElectraModel", folder
+        )
+    first.tokenizer.save_pretrained(folder)
+    values = [_task_values(model) for model in models]
+    values = values[0] if len(models) == 1 else {"tasks": values}
+    files.write_json(tf.io.gfile.join(folder, TASK_FILE), values)
+
+
+def finetuned_tensors(models):
+    """The tensors of `save_finetuned`, as `huggingface.model_tensors` gives them."""
+    if len(models) == 1:
+        return huggingface.model_tensors(models[0].network)
+    tensors = huggingface.encoder_tensors(models[0].network)
+    for model in models:
+        prefix = f"{model.task.config.name}."
+        encoder = huggingface.encoder_tensors(model.network)
+        for name, tensor in huggingface.model_tensors(model.network).items():
+            if name not in encoder:
+                tensors[f"{prefix}{name}"] = tensor
+    return tensors
+
+
+def _more_config(model):
+    """Keys of `config.json` by which transformers knows labels and head."""
     task, more_config = model.task, {}
     if task.labels:
         more_config = {
@@ -38,9 +67,12 @@ def save_finetuned(model, folder):
         more_config = {"id2label": {"0": "LABEL_0"}, "problem_type": "regression"}
     if model.network.classifier_dropout is not None:
         more_config["classifier_dropout"] = model.network.classifier_dropout
-    huggingface.save_model(model.network, folder, more_config)
-    model.tokenizer.save_pretrained(folder)
-    values = {
+    return more_config
+
+
+def _task_values(model):
+    task = model.task
+    return {
         "kind": task.config.kind,
         "labels": task.labels,
         "label_range": task.label_range,
@@ -48,7 +80,6 @@ def save_finetuned(model, folder):
         "max_seq_length": model.max_seq_length,
         "task": dataclasses.asdict(task.config),
     }
-    files.write_json(tf.io.gfile.join(folder, TASK_FILE), values)
 
 
 def is_finetuned(folder):
@@ -56,11 +87,16 @@ def is_finetuned(folder):
     return tf.io.gfile.exists(tf.io.gfile.join(folder, TASK_FILE))
 
 
-def load_finetuned(folder):
+def load_finetuned(folder, task_name=None):
     """Reads a `FinetunedModel`.
 
+    Args:
+      folder: that `finetune.py` wrote.
+      task_name: which one, of a folder of several tasks.
+
     Raises:
-      UserError: a file is missing or malformed, or tensors and network do not match.
+      UserError: a file is missing or malformed, tensors and network do not match, or there is no such
+        task.
     """
     path = tf.io.gfile.join(folder, TASK_FILE)
     if not is_finetuned(folder):
@@ -71,6 +107,15 @@ def load_finetuned(folder):
     try:
         with tf.io.gfile.GFile(path) as f:
             values = json.load(f)
+        prefix = ""
+        if "tasks" in values:
+            by_name = {one["task"]["name"]: one for one in values["tasks"]}
+            if task_name not in by_name:
+                raise UserError(
+                    f"{folder}: {'no task ' + task_name if task_name else 'several tasks'} in it; "
+                    f"choose one of {', '.join(by_name)}"
+                )
+            values, prefix = by_name[task_name], f"{task_name}."
         config = task_config(values["task"], path)
         label_range = values["label_range"] and tuple(values["label_range"])
         task = kind_of(config)(config, values["labels"], label_range, values.get("threshold"))
@@ -79,5 +124,5 @@ def load_finetuned(folder):
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not what finetune.py writes ({error!r})") from None
-    network = huggingface.load_model(task.network_class, folder, **task.network_options)
+    network = huggingface.load_model(task.network_class, folder, prefix, **task.network_options)
     return FinetunedModel(task, network, Tokenizer.from_pretrained(folder), max_seq_length)

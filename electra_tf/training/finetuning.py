@@ -1,10 +1,8 @@
 """Fine-tuning: several trials, each resumable, the best checkpoint of each one kept."""
 
 import dataclasses
-import hashlib
 import io
 import json
-import math
 import time
 from typing import NamedTuple
 
@@ -19,11 +17,8 @@ from electra_tf.configs import FINETUNING_RUN_KEYS
 from electra_tf.errors import RunStopped, UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.finetuner import Finetuner
-from electra_tf.modeling.trainable import DTYPE_POLICIES
-from electra_tf.optimization import create_finetuning_optimizer
-from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
+from electra_tf.tasks.model_folder import FinetunedModel, finetuned_tensors, save_finetuned
 from electra_tf.tasks.task import Task
-from electra_tf.tokenization import Tokenizer
 from electra_tf.training import pictures, statistics
 from electra_tf.training.checkpoints import (
     checkpoint_variables,
@@ -31,24 +26,17 @@ from electra_tf.training.checkpoints import (
     restore,
     save_checkpoint,
 )
-from electra_tf.training.feature_batches import FeatureBatches
-from electra_tf.training.finetune_loop import (
-    DevSet,
-    FinetuningEvaluator,
-    FinetuningTrainer,
-)
+from electra_tf.training.finetune_loop import FinetuningEvaluator, MultiTaskEvaluator
 from electra_tf.training.memory import is_out_of_memory
 from electra_tf.training.row_predictor import RowPredictor, predict_examples
 from electra_tf.training.run_folder import RunFolder
 from electra_tf.training.stopping import StopRequest
-from electra_tf.training.strategies import (
-    any_worker,
-    check_divisible,
-    compiles,
-    distribute,
-    is_chief,
-    noticing_lost_workers,
-    sub_batch_rows,
+from electra_tf.training.strategies import any_worker, is_chief, noticing_lost_workers
+from electra_tf.training.task_setup import (
+    FinetunedNetworks,
+    Setup,
+    check_eval_batch,
+    create_trainer,
 )
 
 RESULT_FILE, RESULTS_FILE, OUTPUTS_FILE = "result.json", "results.json", "outputs.npz"
@@ -56,68 +44,6 @@ MODEL_FOLDER = "model"
 
 _NEXT_ATTEMPT = 1000  # Added to the seed of a trial that is started again.
 _MOST_ATTEMPTS = 5
-
-
-class Encoder(NamedTuple):
-    """What is fine-tuned.
-
-    Attributes:
-      config: `EncoderConfig`.
-      arrays: dict of its tensors, by the names of `huggingface.encoder_tensors`.
-      tokenizer: `Tokenizer`.
-      sha256: of the tensors.
-    """
-
-    config: object
-    arrays: dict
-    tokenizer: Tokenizer
-    sha256: str
-
-
-def load_encoder(folder):
-    """Reads the encoder and the tokenizer of a folder of ELECTRA or BERT.
-
-    Args:
-      folder: of a model, or of a run with `discriminator/` in it.
-
-    Raises:
-      UserError: a file is missing or malformed, or the vocabulary has another size.
-    """
-    folder = huggingface.find_encoder(folder)
-    config, arrays, heads = huggingface.read_encoder(folder)
-    if heads:
-        logging.info("%s: left out %s", folder, ", ".join(sorted(heads)))
-    tokenizer = Tokenizer.from_pretrained(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: vocab.txt has {tokenizer.vocab_size} pieces, the model "
-            f"{config.vocab_size}; they belong to different models"
-        )
-    sha256 = hashlib.sha256()
-    for name in sorted(arrays):
-        sha256.update(name.encode() + arrays[name].tobytes())
-    return Encoder(config, arrays, tokenizer, sha256.hexdigest())
-
-
-class FinetuningData(NamedTuple):
-    """A task and all of its examples.
-
-    Attributes:
-      task: `Task`.
-      train: list of `Example`.
-      dev, test: dicts from name of a set to list of `Example`.
-    """
-
-    task: Task
-    train: list
-    dev: dict
-    test: dict
-
-    @property
-    def sha256(self):
-        """Of the training examples."""
-        text = json.dumps([example[2:] for example in self.train], ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @noticing_lost_workers()
@@ -136,13 +62,15 @@ def finetune(
     """Trains every trial that is not done yet, and writes `results.json` and the best model.
 
     ```python
-    finetune(config, data, load_encoder("runs/small"), "runs/cola", num_trials=5)
+    finetune(config, [data], load_encoder("runs/small"), "runs/cola", num_trials=5)
     ```
 
     Args:
       config: `configs.FinetuningConfig`; trial t, from 0, has the seed `config.seed + t`.
-      data: `FinetuningData`.
-      encoder: `Encoder`.
+      data: list of `task_setup.FinetuningData`, one a task. Several tasks share the encoder and are
+        trained in turns; their metrics' names begin with theirs, and `score` is the mean of each
+        one's own metric.
+      encoder: `task_setup.Encoder`.
       output_dir: run folder; a trial's own is `trial-1`, `trial-2` and so on below.
       num_trials: int.
       restart_failed: train trials again, with other seeds, that are stuck at one label.
@@ -159,109 +87,14 @@ def finetune(
       RunStopped: SIGTERM or Ctrl-C came; a checkpoint is saved.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    config = config.resolved(encoder.config, data.task.config.kind)
-    check_divisible(config, strategy)
-    _check_eval_batch(config, strategy)
-    identity = {
-        **data.task.identity,
-        "train_sha256": data.sha256,
-        "encoder_sha256": encoder.sha256,
-    }
-    run = RunFolder(output_dir, config, identity, FINETUNING_RUN_KEYS, is_chief(strategy))
-    setup = _Setup(config, data, encoder, identity, strategy, jit_compile)
+    setup = Setup(config, data, encoder, strategy, jit_compile)
+    run = RunFolder(output_dir, setup.config, setup.identity, FINETUNING_RUN_KEYS, setup.is_writer)
     results = []
     for number in range(1, num_trials + 1):
         folder = run.join(f"trial-{number}")
         show_start = on_start and (lambda *args, number=number: on_start(number, *args))
         results.append(_run_trial(setup, number, folder, restart_failed, show_start, on_progress))
     return _summarize(run, setup, results)
-
-
-def _check_eval_batch(config, strategy):
-    if config.eval_batch_size % strategy.num_replicas_in_sync:
-        raise UserError(
-            f"eval_batch_size={config.eval_batch_size} is no multiple of "
-            f"{strategy.num_replicas_in_sync} replicas; choose one that is"
-        )
-
-
-class _Setup:
-    """What all trials of a run share.
-
-    Attributes:
-      config, data, encoder, identity, strategy, jit_compile: as of `finetune`; `identity` is for
-        `RunFolder`.
-      train: `FeatureBatches`.
-      dev, test: dicts from a set's name to `DevSet`.
-    """
-
-    def __init__(self, config, data, encoder, identity, strategy, jit_compile):
-        self.config, self.data, self.encoder, self.identity = config, data, encoder, identity
-        self.strategy = strategy
-        self.jit_compile = compiles(strategy) if jit_compile is None else jit_compile
-        self.is_writer = is_chief(strategy)
-        task, tokenizer = data.task, encoder.tokenizer
-        examples = task.training_examples(data.train)
-        features = task.features(examples, tokenizer, config.max_seq_length)
-        self.train = self._batches(features, config.train_batch_size)
-        self.dev, self.test = (
-            {name: self._dev_set(examples) for name, examples in sets.items()}
-            for sets in (data.dev, data.test)
-        )
-        epochs = config.num_train_epochs
-        self.num_train_steps = max(1, math.ceil(self.train.steps_per_epoch * epochs))
-
-    def _batches(self, features, batch_size):
-        config = self.config
-        return FeatureBatches(features, batch_size, config.max_seq_length, config.length_buckets)
-
-    def _dev_set(self, examples):
-        features = self.data.task.features(
-            examples, self.encoder.tokenizer, self.config.max_seq_length
-        )
-        return DevSet(examples, features, self._batches(features, self.config.eval_batch_size))
-
-
-def create_model(setup, config):
-    """A compiled `Finetuner` of the encoder's weights and a random head."""
-    encoder_config = dataclasses.replace(
-        setup.encoder.config,
-        hidden_dropout_prob=config.hidden_dropout_prob,
-        attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-    )
-    rows = config.train_batch_size // setup.strategy.num_replicas_in_sync
-    task = setup.data.task
-    with setup.strategy.scope():
-        network = task.create_network(
-            encoder_config,
-            head=config.head,
-            classifier_dropout=config.classifier_dropout,
-            recompute_activations=config.recompute_activations,
-            dtype=DTYPE_POLICIES[config.mixed_precision],
-        )
-        tensors = huggingface.encoder_tensors(network)
-        huggingface.assign_tensors(tensors, setup.encoder.arrays, "--init_from")
-        model = Finetuner(config, network, task.losses, task.weights)
-        model.compile(
-            create_finetuning_optimizer(config, network, setup.num_train_steps),
-            jit_compile=setup.jit_compile,
-            sub_batch_rows=None if setup.jit_compile else sub_batch_rows(setup.strategy, rows),
-        )
-    return model
-
-
-def _create_trainer(setup, config, model, first_step):
-    read, last = setup.train.training, setup.num_train_steps
-    with setup.strategy.scope():
-        dataset = distribute(setup.strategy, read, config.seed, first_step, last)
-        return FinetuningTrainer(setup.strategy, model, dataset)
-
-
-def create_trainer(config, data, encoder, strategy, jit_compile=None):
-    """The trainer of a new trial, without a run folder: for benchmarks; arguments as of `finetune`."""
-    config = config.resolved(encoder.config, data.task.config.kind)
-    setup = _Setup(config, data, encoder, {}, strategy, jit_compile)
-    return _create_trainer(setup, config, create_model(setup, config), 0)
 
 
 def _run_trial(setup, number, folder, restart_failed, on_start, on_progress):
@@ -307,7 +140,7 @@ class _Trial:
         setup, config = self._setup, self._config
         start = time.perf_counter()
         keras.utils.set_random_seed(config.seed)
-        self._model = create_model(setup, config)
+        self._model = FinetunedNetworks(setup, config.seed)
         checkpoint = tf.train.Checkpoint(variables=checkpoint_variables(self._model))
         self._manager = create_checkpoint_manager(checkpoint, self._run.join("checkpoints"), 1)
         first_step = restore(checkpoint, self._manager, self._model)
@@ -316,21 +149,29 @@ class _Trial:
         if on_start:
             on_start(setup.num_train_steps, first_step)
         self._on_progress = on_progress
-        trainer = _create_trainer(setup, config, self._model, first_step)
-        self._predictor = RowPredictor(setup.strategy, self._model, setup.data.task)
-        self._evaluator = None
-        if setup.dev:
-            self._evaluator = FinetuningEvaluator(self._predictor, setup.data.task, setup.dev)
+        trainer = create_trainer(setup, self._model, config.seed, first_step)
+        self._predictors = [
+            RowPredictor(setup.strategy, finetuner, one.task)
+            for one, finetuner in zip(setup.tasks, self._model.finetuners)
+        ]
+        self._evaluator = self._create_evaluator()
         self._train(trainer)
         return self._finish(time.perf_counter() - start)
 
-    @property
-    def _step(self):
-        return int(self._model.optimizer.iterations.value.numpy())
+    def _create_evaluator(self):
+        """Of the tasks with dev sets; None without any."""
+        evaluators = {
+            one.prefix: FinetuningEvaluator(predictor, one.task, one.dev)
+            for one, predictor in zip(self._setup.tasks, self._predictors)
+            if one.dev
+        }
+        if len(self._setup.tasks) == 1:
+            return evaluators.get("")
+        return MultiTaskEvaluator(evaluators) if evaluators else None
 
     def _train(self, trainer):
         setup, config, last = self._setup, self._config, self._setup.num_train_steps
-        eval_steps = config.eval_steps or setup.train.steps_per_epoch
+        eval_steps = config.eval_steps or setup.steps_per_epoch
         save_steps = config.save_checkpoints_steps or eval_steps
         summary_dir = self._run.join("tensorboard") if setup.is_writer else None
         controller = orbit.Controller(
@@ -346,10 +187,10 @@ class _Trial:
         )
         try:
             with self._stop.listening():
-                while self._step < last:
-                    stops = ((self._step // n + 1) * n for n in (eval_steps, save_steps))
+                while self._model.step < last:
+                    stops = ((self._model.step // n + 1) * n for n in (eval_steps, save_steps))
                     controller.train(min(last, *stops))
-                    step = self._step
+                    step = self._model.step
                     if self._evaluator and (step % eval_steps == 0 or step == last):
                         controller.evaluate()
                     if step % save_steps == 0 or step == last:
@@ -370,18 +211,18 @@ class _Trial:
     def _after_training(self, metrics):
         self._write("train", metrics)
         if self._on_progress:
-            self._on_progress(self._step, metrics)
+            self._on_progress(self._model.step, metrics)
         skipped = int(self._model.loss_scale.skipped_in_a_row.numpy())
         if skipped >= self._config.max_skipped_steps:
             raise UserError(
-                f"step {self._step:,}: the gradients of the last {skipped} steps were not finite "
+                f"step {self._model.step:,}: the gradients of the last {skipped} steps were not finite "
                 f"(max_skipped_steps is {self._config.max_skipped_steps}); lower learning_rate (now "
                 f"{self._config.learning_rate:g}) in another --output_dir"
             )
         if any_worker(self._setup.strategy, self._stop.is_set):
             last = self._setup.num_train_steps
             raise RunStopped(
-                f"saved {self._folder} at step {self._step:,} of {last:,}; the same command goes on "
+                f"saved {self._folder} at step {self._model.step:,} of {last:,}; the same command goes on "
                 "from there"
             )
 
@@ -391,42 +232,48 @@ class _Trial:
             save_finetuned(self._as_finetuned(metrics), self._run.join(MODEL_FOLDER))
 
     def _write(self, split, metrics):
-        self._run.write_metrics(self._step, split, metrics)
-        self._lines.append({"step": self._step, "split": split, **metrics})
+        self._run.write_metrics(self._model.step, split, metrics)
+        self._lines.append({"step": self._model.step, "split": split, **metrics})
 
     def _save(self):
         if self._setup.is_writer:
-            save_checkpoint(self._manager, self._step)
+            save_checkpoint(self._manager, self._model.step)
 
     def _as_finetuned(self, metrics):
         setup = self._setup
-        return FinetunedModel(
-            setup.data.task.fitted(metrics),
-            self._model.network,
-            setup.encoder.tokenizer,
-            self._config.max_seq_length,
-        )
+        return [
+            FinetunedModel(
+                one.fitted(metrics), network, setup.encoder.tokenizer, one.config.max_seq_length
+            )
+            for one, network in zip(setup.tasks, self._model.networks)
+        ]
 
     def _best(self):
         """The line of the evaluation with the best metric, the first of equal ones; None without."""
         lines = [line for line in self._lines if line["split"] == "eval"]
-        metric = self._setup.data.task.metric
+        metric = self._setup.metric
         return max(lines, key=lambda line: statistics.goodness(metric, line[metric]), default=None)
 
     def _finish(self, seconds):
         """Predicts by the best checkpoint, and writes what the trial gave."""
         setup, run, best = self._setup, self._run, self._best()
-        task = setup.data.task.fitted(best or {})
         if best is None and setup.is_writer:
             save_finetuned(self._as_finetuned({}), run.join(MODEL_FOLDER))
         any_worker(setup.strategy, False)  # All wait for the chief's files.
-        tensors = huggingface.model_tensors(self._model.network)
+        finetuned = self._as_finetuned(best or {})
+        tensors = finetuned_tensors(finetuned)
         arrays = huggingface.read_tensors(run.join(MODEL_FOLDER))
         huggingface.assign_tensors(tensors, arrays, run.join(MODEL_FOLDER))
-        outputs = predict_sets(self._predictor, setup)
-        done = predictions_of(task, setup, outputs)
+        outputs, done = {}, []
+        for one, predictor, (task, *_) in zip(setup.tasks, self._predictors, finetuned):
+            rows = predict_sets(predictor, one)
+            done.append(TaskPredictions(one.prefix, task, predictions_of(task, one, rows)))
+            if task.averages_outputs:
+                outputs |= {f"{one.prefix}{name}": values for name, values in rows.items()}
         stuck = any(
-            task.is_stuck(predictions, examples) for examples, predictions in done["dev"].values()
+            p.task.is_stuck(predictions, examples)
+            for p in done
+            for examples, predictions in p.sets["dev"].values()
         )
         evaluations = [line for line in self._lines if line["split"] == "eval"]
         result = {
@@ -434,32 +281,47 @@ class _Trial:
             "metrics": _only_metrics(best),
             "best_step": best and best["step"],
             "final_metrics": _only_metrics(evaluations[-1] if evaluations else None),
-            "test_metrics": metrics_of(task, done["test"]),
+            "test_metrics": _metrics_of_all(done, "test"),
             "num_train_steps": setup.num_train_steps,
             "is_stuck": stuck,
             "seconds": round(seconds, 1),
         }
         if setup.is_writer:
-            write_predictions(self._folder, task, done)
-            if task.averages_outputs:
+            for one in done:
+                write_predictions(self._folder, one)
+            if outputs:
                 _save_outputs(run.join(OUTPUTS_FILE), outputs)
             if best:
-                self._draw(best, done["dev"])
+                self._draw(best, done)
             files.write_json(run.join(RESULT_FILE), result)
             files.remove(run.join("checkpoints"))
         return result
 
-    def _draw(self, best, dev_sets):
+    def _draw(self, best, done):
         """TensorBoard's pictures of the finished trial: of its best checkpoint, and its course."""
-        task = self._setup.data.task
-        examples, predictions = next(iter(dev_sets.values()))
         with tf.summary.create_file_writer(self._run.join("tensorboard", "eval")).as_default():
-            pairs = task.confusion_pairs(predictions, examples)
-            if pairs:
-                figure = pictures.confusion_matrix(*pairs, task.labels)
-                pictures.write_figure("confusion_matrix", figure, best["step"])
-            figure = pictures.learning_curve(self._lines, task.metric)
-            pictures.write_figure("learning_curve", figure, self._step)
+            for prefix, task, sets in done:
+                examples, predictions = next(iter(sets["dev"].values()), ([], []))
+                pairs = task.confusion_pairs(predictions, examples) if examples else None
+                if pairs:
+                    figure = pictures.confusion_matrix(*pairs, task.labels)
+                    pictures.write_figure(f"{prefix}confusion_matrix", figure, best["step"])
+            figure = pictures.learning_curve(self._lines, self._setup.metric)
+            pictures.write_figure("learning_curve", figure, self._model.step)
+
+
+class TaskPredictions(NamedTuple):
+    """What a task's model predicts.
+
+    Attributes:
+      prefix: of the names of metrics and files.
+      task: `Task`.
+      sets: dict from split to dict from name of a set to `(examples, predictions)`.
+    """
+
+    prefix: str
+    task: Task
+    sets: dict
 
 
 def _only_metrics(line):
@@ -472,7 +334,7 @@ def set_name(split, name):
 
 
 def predict_sets(predictor, setup):
-    """The row outputs of all dev and test sets, by `set_name`."""
+    """The row outputs of all dev and test sets of a `TaskSetup`, by `set_name`."""
     return {
         set_name(split, name): predictor.predict(one.batches, one.features.lengths).outputs
         for split, sets in (("dev", setup.dev), ("test", setup.test))
@@ -494,39 +356,43 @@ def predictions_of(task, setup, outputs):
     }
 
 
-def metrics_of(task, sets):
-    """The metrics of some sets, those of another than the first with its name at their ends.
+def _metrics_of_all(done, split):
+    return {k: v for one in done for k, v in metrics_of(one, split).items()}
+
+
+def metrics_of(done, split):
+    """The metrics of a split's sets, those of another than the first with its name at their ends.
 
     Args:
-      task: `Task`.
-      sets: dict from name to `(examples, predictions)`.
+      done: `TaskPredictions`.
+      split: "dev" or "test".
 
     Returns:
       dict of floats; of a set whose labels are not all known there are none.
     """
-    metrics = {}
-    for number, (name, (examples, predictions)) in enumerate(sets.items()):
+    metrics, task = {}, done.task
+    for number, (name, (examples, predictions)) in enumerate(done.sets.get(split, {}).items()):
         if all(example.label is not None for example in examples):
             values = task.metrics(predictions, examples)
             metrics |= {f"{k}_{name}" if number else k: v for k, v in values.items()}
-    return metrics
+    return {f"{done.prefix}{name}": value for name, value in metrics.items()}
 
 
-def write_predictions(folder, task, done):
+def write_predictions(folder, done):
     """Writes a JSON line an example to `predictions/`, files of the kind's own, GLUE's to `submission/`.
 
     Args:
       folder: in which those are made.
-      task: `Task`.
-      done: dict from split to dict from name of a set to `(examples, predictions)`.
+      done: `TaskPredictions`.
     """
-    for split, sets in done.items():
+    task = done.task
+    for split, sets in done.sets.items():
         for name, (examples, predictions) in sets.items():
             lines = [
                 json.dumps({"id": e.id, "label": e.label, **p}, ensure_ascii=False)
                 for e, p in zip(examples, predictions)
             ]
-            path = tf.io.gfile.join(folder, "predictions", set_name(split, name))
+            path = tf.io.gfile.join(folder, "predictions", done.prefix + set_name(split, name))
             files.write(f"{path}.jsonl", "\n".join(lines) + "\n")
             for end, content in task.files(predictions, examples).items():
                 files.write_json(f"{path}_{end}.json", content)
@@ -560,17 +426,19 @@ def _read_outputs(path):
 
 def _summarize(run, setup, results):
     """Writes `results.json`, the ensemble's predictions and the best trial's model."""
-    task = setup.data.task
+    metric = setup.metric
     summary = {
-        "task": task.config.name,
-        "metric": task.metric,
-        **statistics.summarize(task.metric, results),
+        "task": ",".join(one.task.config.name for one in setup.tasks),
+        "metric": metric,
+        # Of several tasks, what each one's own metric is called here.
+        "task_metrics": [one.prefix + one.task.metric for one in setup.tasks],
+        **statistics.summarize(metric, results),
         "trials": [{"trial": number, **result} for number, result in enumerate(results, 1)],
     }
     best = summary["best"]["trial"]
     if setup.is_writer:
         good = [n for n, result in enumerate(results, 1) if not result["is_stuck"]]
-        if len(good) > 1 and task.averages_outputs:
+        if len(good) > 1 and any(one.task.averages_outputs for one in setup.tasks):
             summary["ensemble"] = _write_ensemble(run, setup, good)
         source = run.join(f"trial-{best}", MODEL_FOLDER)
         for name in tf.io.gfile.listdir(source):
@@ -582,31 +450,37 @@ def _summarize(run, setup, results):
 
 def _write_ensemble(run, setup, trials):
     """Averages the outputs of trials; returns what `results.json` says of it."""
-    task = setup.data.task
     outputs = [_read_outputs(run.join(f"trial-{number}", OUTPUTS_FILE)) for number in trials]
-    means = {}
-    for key in outputs[0]:
-        rows = [np.mean(same, axis=0) for same in zip(*(one[key] for one in outputs))]
-        means[key] = rows if task.has_outputs_for_tokens else [row[0] for row in rows]
-    done = predictions_of(task, setup, means)
-    write_predictions(run.join("ensemble"), task, done)
+    all_done = []
+    for one in setup.tasks:
+        if not one.task.averages_outputs:
+            continue
+        means = {}
+        for name in [set_name("dev", n) for n in one.dev] + [set_name("test", n) for n in one.test]:
+            same_rows = zip(*(trial[f"{one.prefix}{name}"] for trial in outputs))
+            rows = [np.mean(same, axis=0) for same in same_rows]
+            means[name] = rows if one.task.has_outputs_for_tokens else [row[0] for row in rows]
+        done = TaskPredictions(one.prefix, one.task, predictions_of(one.task, one, means))
+        write_predictions(run.join("ensemble"), done)
+        all_done.append(done)
     return {
         "trials": trials,
-        "metrics": metrics_of(task, done["dev"]),
-        "test_metrics": metrics_of(task, done["test"]),
+        "metrics": _metrics_of_all(all_done, "dev"),
+        "test_metrics": _metrics_of_all(all_done, "test"),
     }
 
 
-def apply_model(finetuned, config, data, output_dir, split, strategy=None):
+def apply_model(finetuned, config, data, output_dir, split, strategy=None, prefix=""):
     """Predicts one split by a fine-tuned model, and writes the predictions.
 
     Args:
       finetuned: `tasks.model_folder.FinetunedModel`.
       config: `configs.FinetuningConfig`; of it `eval_batch_size` and `length_buckets` count.
-      data: `FinetuningData`.
+      data: `task_setup.FinetuningData`.
       output_dir: where `predictions/` and `submission/` are made.
       split: "dev" or "test".
       strategy: `tf.distribute.Strategy`, None for one device.
+      prefix: of the names of metrics and files.
 
     Returns:
       dict of the metrics where all labels are known, else empty.
@@ -614,14 +488,15 @@ def apply_model(finetuned, config, data, output_dir, split, strategy=None):
     strategy = strategy or tf.distribute.get_strategy()
     config = dataclasses.replace(config, max_seq_length=finetuned.max_seq_length)
     config = config.resolved(finetuned.network.config, finetuned.task.config.kind)
-    _check_eval_batch(config, strategy)
+    check_eval_batch(config, strategy)
     task, sets = data.task, getattr(data, split)
     model = Finetuner(config, finetuned.network, task.losses, task.weights)
     predictor = RowPredictor(strategy, model, task)
-    done = {
+    predictions = {
         name: (examples, predict_examples(predictor, task, examples, finetuned.tokenizer, config))
         for name, examples in sets.items()
     }
+    done = TaskPredictions(prefix, task, {split: predictions})
     if is_chief(strategy):
-        write_predictions(output_dir, task, {split: done})
-    return metrics_of(task, done)
+        write_predictions(output_dir, done)
+    return metrics_of(done, split)

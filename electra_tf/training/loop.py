@@ -105,7 +105,13 @@ class GradientStepTrainer(orbit.StandardTrainer):
         """
         super().__init__(dataset, orbit.StandardTrainerOptions(use_tf_while_loop=True))
         self._strategy, self._model, self._sums = strategy, model, sums
+        self.train_dataset = dataset
         self._input_wait = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="input_wait")
+
+    @property
+    def step(self):
+        """Number of the steps done."""
+        return int(self._model.optimizer.iterations.value.numpy())
 
     def train_loop_begin(self):
         self._sums.reset()
@@ -136,10 +142,9 @@ class GradientStepTrainer(orbit.StandardTrainer):
     def loop_metrics(self, sums, seconds):
         """The metrics of a loop that do not depend on what is trained, dict of numbers."""
         optimizer = self._model.optimizer
-        steps = int(optimizer.iterations.value.numpy())
         return {
             # The rate of the last update, which was made one step ago.
-            "learning_rate": float(optimizer._learning_rate(np.asarray(steps - 1))),
+            "learning_rate": float(optimizer._learning_rate(np.asarray(self.step - 1))),
             "grad_norm": ratio(sums["grad_norm"], sums["steps"]),  # Of each replica the same.
             "skipped_steps": int(sums["skipped_steps"]) // self._strategy.num_replicas_in_sync,
             "loss_scale": float(self._model.loss_scale.value.numpy()),

@@ -1,0 +1,203 @@
+"""Several tasks on one encoder: turns, shared weights, one folder, going on after a stop."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from electra_tf import Discriminator, EncoderConfig, Predictor, Tokenizer, UserError
+from electra_tf.commands import finetune as command
+from electra_tf.training import finetuning
+from electra_tf.training.task_setup import load_encoder
+
+WORDS = "good bad cat dog house tree red blue".split()
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *WORDS]
+CONFIG = EncoderConfig(
+    vocab_size=len(VOCAB),
+    embedding_size=8,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    initializer_range=0.3,
+)
+TASKS = ("mine", "count", "tags")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An encoder, and three tasks about the same kind of texts."""
+    folder = tmp_path_factory.mktemp("tasks")
+    keras.utils.set_random_seed(3)
+    Discriminator(CONFIG).save_pretrained(str(folder / "encoder"))
+    Tokenizer(VOCAB).save_pretrained(str(folder / "encoder"))
+    rng = np.random.default_rng(0)
+    for name in TASKS:
+        (folder / name).mkdir()
+    for split, number in (("train", 160), ("dev", 40)):
+        lines = {name: [] for name in TASKS}
+        for _ in range(number):
+            words = list(rng.choice(WORDS[2:], rng.integers(2, 8)))
+            label = str(rng.choice(["good", "bad"]))
+            words.insert(rng.integers(0, len(words) + 1), label)
+            lines["mine"].append(f"{' '.join(words)}\t{label}\n")
+            lines["count"].append(f"{' '.join(words)}\t{len(words)}\n")
+            tags = ["B-A" if word in ("cat", "dog") else "O" for word in words]
+            lines["tags"].append("".join(f"{w} {t}\n" for w, t in zip(words, tags)) + "\n")
+        # Of one task a fourth of the rows: it is to have fewer turns.
+        lines["count"] = lines["count"][: number // 4]
+        for name, rows in lines.items():
+            (folder / name / f"{split}.txt").write_text("".join(rows))
+    (folder / "mine.yaml").write_text(
+        "name: mine\nkind: classification\ntrain: train.txt\ndev: dev.txt\nformat: tsv\n"
+        "columns: {text: 0, label: 1}\n"
+    )
+    (folder / "count.yaml").write_text(
+        "name: count\nkind: regression\ntrain: train.txt\ndev: dev.txt\nformat: tsv\n"
+        "columns: {text: 0, label: 1}\n"
+    )
+    (folder / "tags.yaml").write_text(
+        "name: tags\nkind: tagging\ntrain: train.txt\ndev: dev.txt\ncolumns: {token: 0, tag: 1}\n"
+        "scheme: IOB2\n"
+    )
+    return folder
+
+
+def run(folder, output_dir, *more, names=TASKS):
+    return command.main(
+        [
+            "",
+            f"--task={','.join(f'{folder}/{name}.yaml' for name in names)}",
+            f"--data_dir={folder}",
+            f"--init_from={folder}/encoder",
+            f"--output_dir={output_dir}",
+            "--override=learning_rate=5e-3",
+            "--override=layerwise_lr_decay=0.9",
+            "--override=train_batch_size=8",
+            "--override=num_train_epochs=6",
+            "--override=max_seq_length=16",
+            "--override=length_buckets=[]",
+            *more,
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    assert (
+        run(folder, folder / "run", "--num_trials=2", "--override=save_checkpoints_steps=60") == 0
+    )
+    return folder / "run"
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_each_task_is_learnt_and_scored(finished):
+    results = read_json(finished / "results.json")
+    metrics = results["trials"][0]["metrics"]
+    assert results["metric"] == "score" and results["task"] == "mine,count,tags"
+    assert metrics["mine_accuracy"] > 0.9 and metrics["tags_f1"] > 0.9
+    assert metrics["score"] == pytest.approx(
+        (metrics["mine_accuracy"] + metrics["count_spearman"] + metrics["tags_f1"]) / 3
+    )
+    assert set(results["ensemble"]["metrics"]) >= {"mine_accuracy", "count_spearman", "tags_f1"}
+    names = {path.name for path in (finished / "trial-1/predictions").iterdir()}
+    assert names == {"mine_dev.jsonl", "count_dev.jsonl", "tags_dev.jsonl"}
+    lines = [json.loads(x) for x in (finished / "trial-1/metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["split"] == "train" and {"mine_loss", "loss"} <= set(lines[0])
+    steps = 6 * (20 + 5 + 20)
+    assert lines[-1]["step"] == results["trials"][0]["num_train_steps"] == steps
+
+
+def test_one_folder_serves_each_task(finished, folder, capsys):
+    model = str(finished / "model")
+    tensors = safetensors.numpy.load_file(finished / "model/model.safetensors")
+    heads = {name for name in tensors if not name.startswith("electra.")}
+    assert heads == {f"{t}.classifier.{part}" for t in TASKS for part in ("weight", "bias")}
+    mine, tags = (Predictor.from_pretrained(model, task=task) for task in ("mine", "tags"))
+    assert mine("cat good tree")["label"] == "good" and mine("bad dog")["label"] == "bad"
+    assert [w["label"] for w in tags("red dog blue")["words"]] == ["O", "B-A", "O"]
+    with pytest.raises(UserError, match="several tasks in it; choose one of mine, count, tags"):
+        Predictor.from_pretrained(model)
+    with pytest.raises(UserError, match="no task cola in it"):
+        Predictor.from_pretrained(model, task="cola")
+    # The folder is an encoder like any other.
+    encoder = load_encoder(model)
+    assert set(encoder.arrays) == {name for name in tensors if name.startswith("electra.")}
+
+
+def test_evaluation_gives_what_training_found(finished, folder):
+    assert run(folder, finished, "--mode=evaluate") == 0
+    best = read_json(finished / "results.json")["best"]["metrics"]
+    metrics = read_json(finished / "dev_metrics.json")
+    assert {"mine_accuracy", "count_mse", "tags_f1"} <= set(metrics)
+    for name, value in metrics.items():
+        assert best[name] == pytest.approx(value, abs=1e-5)
+    assert run(folder, finished, "--mode=evaluate", names=["tags"]) == 0
+    assert read_json(finished / "dev_metrics.json")["f1"] == pytest.approx(metrics["tags_f1"])
+
+
+def test_a_stopped_run_goes_on_with_the_same_turns(finished, folder, tmp_path, monkeypatch):
+    """Stopped at a checkpoint and started again, it has the weights of one that was not stopped."""
+
+    class Killed(BaseException):
+        """Not caught by anybody."""
+
+    saved = finetuning.save_checkpoint
+
+    def save_and_stop(manager, step):
+        saved(manager, step)
+        if step == 120:
+            raise Killed
+
+    shutil.copytree(folder / "encoder", tmp_path / "encoder")
+    arguments = ["--override=save_checkpoints_steps=60"]
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "save_checkpoint", save_and_stop)
+        with pytest.raises(Killed):
+            run(folder, tmp_path / "run", *arguments)
+    assert run(folder, tmp_path / "run", *arguments) == 0
+    a, b = (
+        safetensors.numpy.load_file(path / "trial-1/model/model.safetensors")
+        for path in (tmp_path / "run", finished)
+    )
+    for name, array in a.items():
+        np.testing.assert_array_equal(array, b[name], name)
+
+
+def test_turns_follow_the_sizes(folder):
+    from electra_tf.configs import FinetuningConfig
+    from electra_tf.training.task_setup import Setup
+
+    setup = object.__new__(Setup)
+    setup.config = FinetuningConfig(task_sampling_power=0.5)
+
+    class Sized:
+        def __init__(self, number):
+            self.num_train_steps = number
+
+    setup.tasks, setup.num_train_steps = [Sized(9000), Sized(1000)], 10_000
+    turns = setup.turns(1)
+    # 3 to 1, the square roots; a standard deviation of the share is 0.0043.
+    assert np.mean(turns == 0) == pytest.approx(3 / 4, abs=0.02)
+    np.testing.assert_array_equal(turns, setup.turns(1))
+    assert (turns != setup.turns(2)).any()
+
+
+def test_refused(folder, finished, capsys):
+    assert run(folder, folder / "x", names=("mine", "mine")) == 2
+    assert "a task twice" in capsys.readouterr().err
+    assert run(folder, folder / "x", f"--data_dir={folder},{folder}") == 2
+    assert "2 folders for 3 tasks" in capsys.readouterr().err
+    assert run(folder, folder / "x", "--override=metric=mcc") == 2
+    assert "a key of one task, among several" in capsys.readouterr().err
+    assert run(folder, finished, "--override=task_sampling_power=1.0") == 2
+    assert "another run" in capsys.readouterr().err
