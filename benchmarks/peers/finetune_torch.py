@@ -2,7 +2,8 @@
 
 Reads one JSON file: `encoder` (folder), `kind`, `num_labels`, `train` and `dev` (lists of `inputs`
 and `label`: numbers), and the settings by the names of our configuration. Writes `outputs.json`: for
-each epoch the dev set's logits or numbers (tagging: a label a word), and seconds of training.
+each epoch the dev set's logits or numbers (tagging: a label a word; question answering: the best text and
+the score of "no answer"), and seconds of training.
 """
 
 import json
@@ -10,9 +11,11 @@ import math
 import sys
 import time
 
+import questions_torch
 import torch
 from torch.nn.utils import clip_grad_norm_
 from transformers import (
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -23,6 +26,8 @@ from transformers import (
 
 def encode(tokenizer, task, examples):
     """One dict of lists of ids an example; for tagging with labels at the words' first pieces."""
+    if task["kind"] == "qa":
+        return questions_torch.encode(tokenizer, task, examples)
     most = task["max_seq_length"]
     rows = []
     for example in examples:
@@ -54,7 +59,10 @@ def batch_of(rows, pad_id, kind, length=None):
         "attention_mask": padded("attention_mask", 0),
         "token_type_ids": padded("token_type_ids", 0),
     }
-    if kind == "tagging":
+    if kind == "qa":
+        starts_and_ends = torch.tensor([row["labels"] for row in rows])
+        batch["start_positions"], batch["end_positions"] = starts_and_ends.unbind(1)
+    elif kind == "tagging":
         batch["labels"] = padded("labels", -100)
     else:
         dtype = torch.float32 if kind == "regression" else torch.int64
@@ -84,8 +92,23 @@ def parameter_groups(model, rate, decay, weight_decay):
     return groups
 
 
+def predict_answers(model, rows, task, pad_id):
+    """`questions_torch.answers` of the dev set."""
+    model.eval()
+    starts, ends = [], []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, task["bfloat16"]):
+        for first in range(0, len(rows), task["eval_batch_size"]):
+            batch = batch_of(rows[first : first + task["eval_batch_size"]], pad_id, "qa")
+            outputs = model(**batch)
+            starts += outputs.start_logits.float()
+            ends += outputs.end_logits.float()
+    return questions_torch.answers(task["dev"], rows, starts, ends)
+
+
 def predict(model, rows, task, pad_id):
     """The dev set's outputs in its order."""
+    if task["kind"] == "qa":
+        return predict_answers(model, rows, task, pad_id)
     model.eval()
     outputs = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, task["bfloat16"]):
@@ -104,6 +127,8 @@ def predict(model, rows, task, pad_id):
 
 def create_model(task):
     """The encoder with a new head."""
+    if task["kind"] == "qa":
+        return AutoModelForQuestionAnswering.from_pretrained(task["encoder"])
     auto = AutoModelForSequenceClassification
     options = {"num_labels": task["num_labels"]}
     if task["kind"] == "tagging":
