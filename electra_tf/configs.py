@@ -240,6 +240,10 @@ class FinetuningConfig:
             raise UserError(f"head={self.head}: a {kind} task has {' or '.join(heads)}")
         most = encoder_config.max_position_embeddings
         length = self.max_seq_length or min(MAX_SEQ_LENGTH_BY_KIND.get(kind, 128), most)
+        if kind == "qa" and length < 7:
+            raise UserError(
+                f"max_seq_length={length}: no room for a question and a context; raise it"
+            )
         if length > most:
             raise UserError(
                 f"max_seq_length={length} exceeds the encoder's {most} positions; lower it"

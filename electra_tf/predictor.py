@@ -6,7 +6,7 @@ from electra_tf.configs import FinetuningConfig
 from electra_tf.errors import UserError
 from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.tasks.model_folder import load_finetuned
-from electra_tf.tasks.task import Example
+from electra_tf.tasks.task import Example, is_text
 from electra_tf.tasks.words import Word, split_words
 from electra_tf.training.row_predictor import RowPredictor, predict_examples
 
@@ -80,6 +80,9 @@ class Predictor:
         inputs = list(inputs)
         if not inputs:
             return []
+        for number, item in enumerate(inputs):
+            if not is_text(item):
+                raise UserError(f"input {number}: half of a surrogate pair, which is no character")
         if self.task.config.kind == "tagging":
             return self._tag(inputs)
         examples = [

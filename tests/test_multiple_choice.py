@@ -69,13 +69,16 @@ def test_race(tmp_path):
     assert MultipleChoice.from_training_examples(config, [first, second]).labels == ["A", "B"]
     for change, message in (
         ({"answers": ["A"]}, "unlike numbers"),
-        ({"options": [["red", 3], ["a", "b"]]}, "question 1: a text or an option that is not"),
+        ({"options": [["red", 3], ["a", "b"]]}, "question 1: a question, an option or an answer"),
+        ({"questions": None}, "no list 'questions'"),
+        ({"answers": [["A"], "B"]}, "question 1: a question, an option or an answer"),
+        ({"answers": [None, "B"]}, "question 1: no label"),
     ):
         (folder / "1.txt").write_text(json.dumps(passage | change))
         with pytest.raises(UserError, match=message):
             read_split(MultipleChoice, config, str(tmp_path), "train", BadRows(False))
     (folder / "1.txt").write_text('{"article": "a"}')
-    with pytest.raises(UserError, match=r"1\.txt: no key 'questions'; is this a file of RACE\?"):
+    with pytest.raises(UserError, match=r"1\.txt: no list 'questions'; is this a file of RACE\?"):
         read_split(MultipleChoice, config, str(tmp_path), "train", BadRows(False))
 
 
@@ -88,6 +91,11 @@ def test_choices_may_be_a_list(tmp_path):
     [example] = read_split(MultipleChoice, config, str(tmp_path), "train", bad_rows)[""]
     assert example.inputs == ("a", ("b", "c")) and example.label == "1"
     assert "a.jsonl:2: a text or a choice that is not a string" in str(bad_rows.first)
+    usual, odd = example, example._replace(inputs=("a", ("b",)))
+    task = MultipleChoice.from_training_examples(config, [odd, usual, usual])
+    assert task.labels == ["0", "1"]  # The first row does not decide.
+    with pytest.raises(UserError, match=r"most examples have 1 choice\(s\)"):
+        MultipleChoice.from_training_examples(config, [odd])
     with pytest.raises(UserError, match="only 'choices' may be several columns"):
         task_config(values | {"columns": {"text": ["q"], "choices": "c", "label": "l"}}, "")
 

@@ -171,6 +171,41 @@ def test_a_stopped_run_goes_on_with_the_same_turns(finished, folder, tmp_path, m
     )
     for name, array in a.items():
         np.testing.assert_array_equal(array, b[name], name)
+    # That of the best checkpoint; the metrics tell of the last steps, too.
+    a, b = (metrics_by_step(path / "trial-1") for path in (tmp_path / "run", finished))
+    assert a == b and max(step for step, _ in a) > 120
+
+
+def metrics_by_step(folder):
+    """What does not depend on the time of day."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = ("loss", "score", "mine_loss", "tags_f1", "grad_norm")
+    return {(line["step"], line["split"]): [line.get(n) for n in names] for line in lines}
+
+
+def test_a_task_without_a_dev_set(folder, tmp_path, capsys):
+    text = (folder / "tags.yaml").read_text().replace("dev: dev.txt\n", "").replace("tags", "tags2")
+    (folder / "tags2.yaml").write_text(text)
+    shutil.copytree(folder / "tags", folder / "tags2")
+    names = ("mine", "tags2")
+    assert run(folder, tmp_path / "run", "--override=num_train_epochs=0.1", names=names) == 0
+    results = read_json(tmp_path / "run/results.json")
+    assert results["metrics"]["score"] == results["metrics"]["mine_accuracy"]
+    assert run(folder, tmp_path / "run", "--override=num_train_epochs=0.1", names=names[::-1]) == 2
+    assert "task is 'mine,tags2' there and 'tags2,mine' here" in capsys.readouterr().err
+
+
+def test_two_replicas_of_micro_batches_compute_what_one_device_does(folder, tmp_path):
+    arguments = ["--override=num_train_epochs=0.2", "--override=classifier_dropout=0.0"]
+    more = ["--override=gradient_accumulation_steps=2", "--strategy=mirrored"]
+    assert run(folder, tmp_path / "one", *arguments) == 0
+    assert run(folder, tmp_path / "two", *arguments, *more, "--num_virtual_devices=2") == 0
+    one, two = (
+        safetensors.numpy.load_file(tmp_path / name / "trial-1/model/model.safetensors")
+        for name in ("one", "two")
+    )
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, atol=2e-4, err_msg=name)
 
 
 def test_turns_follow_the_sizes(folder):

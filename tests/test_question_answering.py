@@ -17,7 +17,7 @@ from electra_tf.tasks.metrics import question_answering_metrics
 from electra_tf.tasks.question_answering import QuestionAnswering, context_windows
 from electra_tf.tasks.questions import NO_ANSWER, Answers, read_questions
 from electra_tf.tasks.reading import BadRows
-from electra_tf.tasks.task import Example
+from electra_tf.tasks.task import Example, read_split
 
 WORDS = "who what good bad cat dog house tree red blue".split()
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh北京城", "##s", "##x", *WORDS]
@@ -59,10 +59,10 @@ def squad(*paragraphs):
     }
 
 
-def read(path, content, version_2=False, skip=False, questions_format="squad", has_answers=True):
+def read(path, content, version_2=False, skip=False, questions_format="squad", is_test=False):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     bad_rows = BadRows(skip)
-    found = read_questions(str(path), questions_format, version_2, has_answers, bad_rows)
+    found = read_questions(str(path), questions_format, version_2, is_test, bad_rows)
     return found, bad_rows
 
 
@@ -87,7 +87,7 @@ def test_squad_answers_are_put_where_their_text_is(tmp_path):
     [
         (squad(("a cat, a cat", [("1", "who?", [("cat", 0)])])), "'cat' is not at character 0"),
         (squad(("a cat", [("1", "who?", [("dog", 2)])])), "nor anywhere else"),
-        (squad(("a cat", [("1", "who?", [("cat", -3)]), ("1", "what?", [("cat", 2)])])), "earlier"),
+        (squad(("a cat", [("1", "who?", [("dog", -3)])])), "'dog' is not at character -3"),
         (squad((" \n", [("1", "who?", [("cat", 2)])])), "an empty context"),
         (squad(("a cat", [("1", "who?", [(" ", 1)])])), "an empty answer"),
         (squad(("a cat", [("1", "who?", [])])), "version_2: true"),
@@ -124,13 +124,40 @@ def test_files_that_are_not_squads(tmp_path, content, message):
         read(tmp_path / "a.json", content, skip=True)
 
 
+def test_the_first_answer_that_is_certain(tmp_path):
+    """Only one answer is trained on; the others' texts count, wherever they are."""
+    content = squad(("a cat, a cat, a dog", [("1", "who?", [("cat", 0), ("a dog", 3)])]))
+    [example], _ = read(tmp_path / "a.json", content)
+    assert example.label == Answers(("cat", "a dog"), 14, 19)
+
+
+def test_identifiers_are_unique_in_a_set(tmp_path):
+    config = task_config({"name": "t", "kind": "qa", "dev": "dev*.json"}, "")
+    for name, context in (("dev1.json", "a cat"), ("dev2.json", "a red cat")):
+        content = squad((context, [("1", "who?", [("cat", context.index("cat"))])]))
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="dev2.json: article 1.*identifier '1', which an earlier"):
+        read_split(QuestionAnswering, config, str(tmp_path), "dev", BadRows(False))
+
+
+def test_half_a_surrogate_pair(tmp_path, finished):
+    config = task_config({"name": "t", "kind": "qa", "dev": "dev.json"}, "")
+    content = json.dumps(squad(("a cat \ud83d", [("1", "who?", [("cat", 2)])])))
+    (tmp_path / "dev.json").write_text(content)
+    with pytest.raises(UserError, match="question 1: half of a surrogate pair"):
+        read_split(QuestionAnswering, config, str(tmp_path), "dev", BadRows(False))
+    predictor = Predictor.from_pretrained(str(finished / "run/model"))
+    with pytest.raises(UserError, match="input 0: half of a surrogate pair"):
+        predictor(("who", "a cat \ud83d"))
+
+
 def test_questions_without_an_answer(tmp_path):
     content = squad(("a cat", [("1", "who?", []), ("2", "who?", [("cat", 2)])]))
     content["data"][0]["paragraphs"][0]["qas"][1]["is_impossible"] = True
     examples, _ = read(tmp_path / "a.json", content, version_2=True)
     assert [e.label for e in examples] == [NO_ANSWER, NO_ANSWER]
     del content["data"][0]["paragraphs"][0]["qas"][0]["answers"]
-    examples, _ = read(tmp_path / "a.json", content, version_2=True, has_answers=False)
+    examples, _ = read(tmp_path / "a.json", content, version_2=True, is_test=True)
     assert [e.label for e in examples] == [None, NO_ANSWER]
 
 
@@ -174,7 +201,7 @@ def test_mrqa(tmp_path):
             }
         ],
     }
-    text = '{"header": {"dataset": "X", "split": "dev"}}\n' + json.dumps(row) + "\n"
+    text = '{ "header": {"dataset": "X", "split": "dev"}}\n' + json.dumps(row) + "\n"
     [example], _ = read(tmp_path / "a.jsonl", text, questions_format="mrqa")
     assert example.id == "x" and example.label == Answers(("a cat", "The cat"), 6, 11)
     assert example.place.startswith(f"{tmp_path}/a.jsonl:2")
@@ -390,7 +417,8 @@ def test_the_best_threshold_by_hand():
     predicted = {"1": "cat", "2": "x", "3": "y", "4": "z"}
     scores = {"1": -2.0, "2": 1.0, "3": 0.5, "4": 2.0}
     values = question_answering_metrics(predicted, true, scores)
-    assert values["no_answer_threshold"] == -2.0  # 1 alone is answered: 1, 2, 4 are right.
+    # 1 alone is answered: 1, 2, 4 are right. The next score is 0.5.
+    assert values["no_answer_threshold"] == -0.75
     assert values["f1"] == values["exact_match"] == 0.75
     assert values["has_answer_f1"] == 0.5 and values["no_answer_f1"] == 1.0
     kept = question_answering_metrics(predicted, true, scores, threshold=1.5)
@@ -505,6 +533,15 @@ def test_predictor_finds_the_end_of_a_long_context(finished):
     assert nothing["answers"][0]["text"] and again["start"] == result["start"]
     with pytest.raises(UserError, match=r"is not \(question, context\), two str"):
         predictor(["who"])
+
+
+def test_a_model_without_a_classifier_cannot_tell_that_there_is_no_answer(finished, capsys):
+    task = finished / "run/model/task.json"
+    before = task.read_text()
+    task.write_text(before.replace('"version_2": true', '"version_2": false'))
+    assert run(finished, "--mode=evaluate") == 2
+    assert "cannot tell which have none" in capsys.readouterr().err
+    task.write_text(before)
 
 
 def test_other_kinds_have_no_stride():

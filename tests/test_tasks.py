@@ -226,6 +226,10 @@ def test_tags(tmp_path):
         ({"columns": {"text": "t"}}, "missing: label"),
         ({"columns": {"text": "t", "label": 1}}, "give names or numbers, not both"),
         ({"columns": {"text": 0, "label": 1, "tag": 2}}, "unknown: tag"),
+        ({"format": "race"}, "format=race: a classification task has tsv, csv, jsonl"),
+        ({"kind": "regression", "multi_label": True}, "multi_label: a key of classification"),
+        ({"test_columns": {"label": 1}}, "test_columns: a classification task has"),
+        ({"both_orders": True}, "for tasks of pairs"),
         ({"kind": "regression", "label_range": [1, 0]}, "the first number is to be the lower one"),
     ],
 )

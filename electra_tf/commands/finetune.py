@@ -158,7 +158,7 @@ def _read_training_data(config, data_dir, bad_rows):
     """`FinetuningData` of all splits of a task, which has a dev set if its file says so."""
     from absl import logging
 
-    from electra_tf.training.finetuning import set_name
+    from electra_tf.training.predictions import set_name
 
     data = read_data(config, data_dir, ("train", "dev", "test"), bad_rows)
     if not data.dev:
@@ -231,7 +231,7 @@ def print_results(results):
 
     names = list(results["metrics"])
     if len(results["task_metrics"]) > 1:
-        names = [results["metric"], *results["task_metrics"]]
+        names = [n for n in (results["metric"], *results["task_metrics"]) if n in names]
     table = Table(title=f"{results['task']}: dev metrics, chosen by {results['metric']}")
     for column in ("trial", "seed", *names):
         table.add_column(column, justify="right")
@@ -286,13 +286,18 @@ def _apply_task(values, task_config, data_dir, config, strategy, bad_rows, split
     if values.init_from and is_finetuned(values.init_from):
         folder = values.init_from
     with strategy.scope():
-        finetuned = load_finetuned(folder, task_config.name)
+        finetuned = load_finetuned(folder, task_config.name, task_config)
     trained = finetuned.task
     wanted = task_config.labels
     if trained.config.kind != task_config.kind or wanted and wanted != trained.labels:
         raise UserError(
             f"--task={task_config.name}: {folder} was fine-tuned for {trained.config.kind} with the labels "
             f"{trained.labels}, not for {task_config.kind} with {wanted or 'its labels'}"
+        )
+    if task_config.version_2 and not trained.config.version_2:
+        raise UserError(
+            f"--task={task_config.name}: {folder} was fine-tuned on questions that all have answers "
+            "(version_2: false), and cannot tell which have none"
         )
     data = read_data(task_config, data_dir, (split,), bad_rows, trained)
     if not getattr(data, split):

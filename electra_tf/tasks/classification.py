@@ -54,9 +54,6 @@ class Classification(Task):
             return None
         return f"unknown label {unknown[0]!r}; known: {', '.join(self.labels)}"
 
-    def training_examples(self, examples):
-        return in_both_orders(examples) if self.config.both_orders else examples
-
     def features(self, examples, tokenizer, max_seq_length):
         features = text_features([e.inputs for e in examples], tokenizer, max_seq_length)
         if any(example.label is None for example in examples):
@@ -104,11 +101,6 @@ class Classification(Task):
         return compute(
             [p["prediction"] for p in predictions], [e.label for e in examples], self.labels
         )
-
-
-def in_both_orders(examples):
-    """The pairs of texts, and after them the same the other way round (SEMANTICS 20)."""
-    return examples + [example._replace(inputs=example.inputs[::-1]) for example in examples]
 
 
 def _sorting_key(label):

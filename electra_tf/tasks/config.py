@@ -33,6 +33,14 @@ _COLUMNS = {
     "multiple_choice": ({"text", "choices", "label"}, {"text_pair", "id"}),
 }
 
+_FORMATS = {
+    "classification": ("tsv", "csv", "jsonl"),
+    "regression": ("tsv", "csv", "jsonl"),
+    "tagging": ("conll", "tsv", "csv", "jsonl"),
+    "qa": ("squad", "mrqa"),
+    "multiple_choice": ("tsv", "csv", "jsonl", "race"),
+}
+
 # Keys that other kinds of tasks do not have.
 _QA_KEYS = (
     "version_2",
@@ -109,11 +117,19 @@ class TaskConfig:
     answerable_weight: Annotated[float, Ge(0)] = 0.5
 
     def __post_init__(self):
+        if self.format not in (None, *_FORMATS[self.kind]):
+            raise UserError(
+                f"format={self.format}: a {self.kind} task has {', '.join(_FORMATS[self.kind])}"
+            )
+        if self.multi_label and self.kind != "classification":
+            raise UserError("multi_label: a key of classification; leave it out")
         needed, possible = (set(), set()) if self.format == "race" else _COLUMNS[self.kind]
         for key, columns in (("columns", self.columns), ("test_columns", self.test_columns)):
             if columns is None:
                 continue
-            missing = sorted(needed - set(columns)) if key == "columns" else []
+            # A test set may have no labels.
+            missing = needed - set(columns)
+            missing = sorted(missing if key == "columns" else missing - {"label", "tag"})
             unknown = sorted(set(columns) - needed - possible)
             if missing or unknown:
                 raise UserError(
@@ -122,10 +138,11 @@ class TaskConfig:
                     + (f"; missing: {', '.join(missing)}" if missing else "")
                     + (f"; unknown: {', '.join(unknown)}" if unknown else "")
                 )
-            if key == "columns" and any(
-                isinstance(column, list) for name, column in columns.items() if name != "choices"
-            ):
+            several = {name: column for name, column in columns.items() if isinstance(column, list)}
+            if set(several) - {"choices"}:
                 raise UserError(f"{key}: only 'choices' may be several columns")
+            if any(len(column) < 2 for column in several.values()):
+                raise UserError(f"{key}: 'choices' must be two or more columns, or a key of a list")
             flat = [c for v in columns.values() for c in (v if isinstance(v, list) else [v])]
             if len({type(column) for column in flat}) > 1:
                 raise UserError(f"{key}: give names or numbers, not both")
@@ -133,6 +150,11 @@ class TaskConfig:
         for key in _QA_KEYS:
             if self.kind != "qa" and getattr(self, key) != defaults[key]:
                 raise UserError(f"{key}: a key of question answering (kind: qa); leave it out")
+        are_pairs = self.kind in ("classification", "regression") and "text_pair" in self.columns
+        if self.both_orders and not are_pairs:
+            raise UserError(
+                "both_orders: for tasks of pairs, with the column text_pair; leave it out"
+            )
         metrics = self.metric_names
         if self.metric is not None and self.metric not in metrics:
             raise UserError(f"metric={self.metric}: choose one of {', '.join(metrics)}")

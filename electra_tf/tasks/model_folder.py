@@ -87,12 +87,13 @@ def is_finetuned(folder):
     return tf.io.gfile.exists(tf.io.gfile.join(folder, TASK_FILE))
 
 
-def load_finetuned(folder, task_name=None):
+def load_finetuned(folder, task_name=None, applied=None):
     """Reads a `FinetunedModel`.
 
     Args:
       folder: that `finetune.py` wrote.
       task_name: which one, of a folder of several tasks.
+      applied: `TaskConfig` by which the model is to search answers; None for its own.
 
     Raises:
       UserError: a file is missing or malformed, tensors and network do not match, or there is no such
@@ -124,5 +125,8 @@ def load_finetuned(folder, task_name=None):
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not what finetune.py writes ({error!r})") from None
-    network = huggingface.load_model(task.network_class, folder, prefix, **task.network_options)
+    options = task.network_options
+    if applied is not None and applied.kind == config.kind:
+        options = kind_of(applied)(applied).network_options
+    network = huggingface.load_model(task.network_class, folder, prefix, **options)
     return FinetunedModel(task, network, Tokenizer.from_pretrained(folder), max_seq_length)

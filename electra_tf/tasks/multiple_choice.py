@@ -1,5 +1,6 @@
 """Multiple choice: which of some texts goes on from a text, or answers a question about it."""
 
+import statistics
 import string
 
 import numpy as np
@@ -23,10 +24,11 @@ class MultipleChoice(Classification):
 
     @classmethod
     def from_training_examples(cls, config, examples):
-        number = len(examples[0].inputs[1])
-        if config.labels and len(config.labels) != number:
+        number = statistics.mode(len(example.inputs[1]) for example in examples)
+        if number < 2 or config.labels and len(config.labels) != number:
             raise UserError(
-                f"{examples[0].place}: {number} choices, where 'labels' has {len(config.labels)}"
+                f"{examples[0].place.rpartition(':')[0]}: most examples have {number} choice(s); there "
+                f"must be {len(config.labels) if config.labels else 'two or more'}"
             )
         letters = string.ascii_uppercase[:number]
         are_letters = {example.label for example in examples} <= set(letters)
@@ -100,11 +102,14 @@ def _read_table(config, path, split, bad_rows):
 def _read_race(path, split, bad_rows):
     """Examples of one of RACE's files: a JSON object of an article and its questions."""
     passage, examples = reading.read_json(path), []
-    keys = ("article", "questions", "options", *(() if split == "test" else ("answers",)))
-    missing = [key for key in keys if not isinstance(passage, dict) or key not in passage]
-    if missing:
-        bad_rows.add(UserError(f"{path}: no key {missing[0]!r}; is this a file of RACE?"))
-        return []
+    kinds = {"article": str, "questions": list, "options": list}
+    if split != "test":
+        kinds["answers"] = list
+    for key, kind in kinds.items():
+        if not isinstance(passage, dict) or not isinstance(passage.get(key), kind):
+            expected = "string" if kind is str else "list"
+            bad_rows.add(UserError(f"{path}: no {expected} {key!r}; is this a file of RACE?"))
+            return []
     answers = passage.get("answers") or [None] * len(passage["questions"])
     if not len(passage["questions"]) == len(passage["options"]) == len(answers):
         bad_rows.add(UserError(f"{path}: unlike numbers of questions, options and answers"))
@@ -113,10 +118,11 @@ def _read_race(path, split, bad_rows):
         zip(passage["questions"], passage["options"], answers), 1
     ):
         place = f"{path}: question {number}"
-        if not isinstance(options, list) or not all(
-            isinstance(text, str) for text in (passage["article"], question, *options)
-        ):
-            bad_rows.add(UserError(f"{place}: a text or an option that is not a string"))
+        texts = [question, *options] if isinstance(options, list) else [None]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(label, str | None):
+            bad_rows.add(
+                UserError(f"{place}: a question, an option or an answer that is no string")
+            )
             continue
         identifier = f"{passage.get('id', path)}-{number}"
         choices = tuple(_completed(question, option) for option in options)

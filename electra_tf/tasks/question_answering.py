@@ -31,6 +31,7 @@ class QuestionAnswering(Task):
     default_metric = "f1"
     network_class = QuestionAnswerer
     averages_outputs = False
+    has_unique_ids = True
 
     @classmethod
     def from_training_examples(cls, config, examples):
@@ -40,16 +41,15 @@ class QuestionAnswering(Task):
     def read_file(cls, config, path, split, bad_rows):
         is_lines = path.removesuffix(".gz").endswith(".jsonl")
         questions_format = config.format or ("mrqa" if is_lines else "squad")
-        return read_questions(path, questions_format, config.version_2, split != "test", bad_rows)
+        return read_questions(path, questions_format, config.version_2, split == "test", bad_rows)
 
     def problem_of_label(self, example):
         return None  # `read_questions` sees all there is.
 
     @property
-    def identity(self):
-        config = self.config
+    def options(self):
         names = ("version_2", "max_query_length", "doc_stride", "answerable_weight")
-        return {**super().identity, **{name: getattr(config, name) for name in names}}
+        return {name: getattr(self.config, name) for name in names} | self.network_options
 
     @property
     def network_options(self):

@@ -25,24 +25,24 @@ class Answers(NamedTuple):
 NO_ANSWER = Answers((), -1, -1)
 
 
-def read_questions(path, questions_format, version_2, has_answers, bad_rows):
+def read_questions(path, questions_format, version_2, is_test, bad_rows):
     """Reads the questions of a file.
 
     Args:
       path: file, gzipped where its name ends in .gz.
       questions_format: "squad", one JSON object of articles, or "mrqa", a context a line.
       version_2: whether a question may have no answer.
-      has_answers: whether each question must say which answers it has; else it need not.
+      is_test: whether answers may be unknown: missing, null, or none without `is_impossible`.
       bad_rows: `reading.BadRows`.
 
     Returns:
       list of `Example`: `inputs` is `(question, context)`, `label` is `Answers` or None.
 
     Raises:
-      UserError: the file is missing, malformed or empty; or a bad row: an answer that is not in its
-        context, an identifier that was there before, an empty context.
+      UserError: the file is missing, malformed or empty; or a bad row: no answer that is in its
+        context, an empty context.
     """
-    reader = _Reader(path, version_2, has_answers, bad_rows)
+    reader = _Reader(path, version_2, is_test, bad_rows)
     (reader.read_squad if questions_format == "squad" else reader.read_mrqa)()
     if reader.num_moved:
         logging.warning(
@@ -61,10 +61,9 @@ def read_questions(path, questions_format, version_2, has_answers, bad_rows):
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, path, version_2, has_answers, bad_rows):
+    def __init__(self, path, version_2, is_test, bad_rows):
         self._path, self._bad_rows = path, bad_rows
-        self._version_2, self._has_answers = version_2, has_answers
-        self._ids = set()
+        self._version_2, self._is_test = version_2, is_test
         self.examples, self.num_moved = [], 0
 
     def read_squad(self):
@@ -83,10 +82,10 @@ class _Reader:
 
     def read_mrqa(self):
         lines = reading.read_lines(self._path, self._bad_rows)
-        if lines[0] and lines[0].startswith('{"header"'):
-            lines[0] = ""
-        for row in reading.json_rows(self._path, lines, ("context", "qas"), self._bad_rows):
-            self._add(row.place, row.cells, "qid", _mrqa_answers)
+        keys = ("context", "qas", "header")
+        for row in reading.json_rows(self._path, lines, keys, self._bad_rows, optional=keys):
+            if row.cells["header"] is None:  # Each data set of MRQA begins with one.
+                self._add(row.place, row.cells, "qid", _mrqa_answers)
 
     def _add(self, place, paragraph, id_key, answers_of):
         """Adds the questions of a paragraph."""
@@ -108,16 +107,14 @@ class _Reader:
 
     def _example(self, place, values, context, id_key, answers_of):
         identifier, question = _field(values, id_key, str), _field(values, "question", str)
-        if identifier in self._ids:
-            raise ValueError("an identifier that an earlier question has, too")
         label = self._label(values, context, answers_of)
-        self._ids.add(identifier)
         return Example(place, identifier, (question, context), label)
 
     def _label(self, values, context, answers_of):
-        if not self._has_answers and "answers" not in values:
+        is_impossible = values.get("is_impossible") is True
+        if self._is_test and not is_impossible and not values.get("answers"):
             return None
-        texts, spans = ((), ()) if values.get("is_impossible") is True else answers_of(values)
+        texts, spans = ((), ()) if is_impossible else answers_of(values)
         if not spans:
             if not self._version_2:
                 raise ValueError(
@@ -125,9 +122,9 @@ class _Reader:
                     "(built in: squad2)"
                 )
             return NO_ANSWER
-        aligned = [_aligned(*span, context) for span in spans]
-        self.num_moved += sum(moved != span[1:] for moved, span in zip(aligned, spans))
-        return Answers(tuple(texts), *aligned[0])
+        span, is_moved = _first_aligned(spans, context)
+        self.num_moved += is_moved
+        return Answers(tuple(texts), *span)
 
 
 def _squad_answers(values):
@@ -166,6 +163,23 @@ def _field(values, key, kind):
         expected = {str: "a string", int: "a whole number", list: "a list"}[kind]
         raise ValueError(f"{key!r} is {_short(values[key])}, not {expected}")
     return values[key]
+
+
+def _first_aligned(spans, context):
+    """`((start, end), is moved)` of the first answer whose place is certain.
+
+    Raises:
+      ValueError: that is none's; the text says why it is not the first one's.
+    """
+    problem = None
+    for span in spans:
+        try:
+            aligned = _aligned(*span, context)
+        except ValueError as error:
+            problem = problem or error
+            continue
+        return aligned, aligned != span[1:]
+    raise problem
 
 
 def _aligned(text, start, end, context):

@@ -180,8 +180,12 @@ def read_json(path):
         raise UserError(
             f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})"
         ) from None
-    except RecursionError:
-        raise UserError(f"{path}: JSON that is nested too deeply") from None
+    except (ValueError, RecursionError) as error:  # A number too long, or nested too deeply.
+        raise UserError(f"{path}: JSON that cannot be read ({_first_line(error)})") from None
+
+
+def _first_line(error):
+    return str(error).splitlines()[0]
 
 
 def _content(path):
@@ -235,6 +239,9 @@ def json_rows(path, lines, keys, bad_rows, optional=()):
             values = json.loads(line)
         except json.JSONDecodeError as error:
             bad_rows.add(UserError(f"{place}: not JSON ({error.msg} at column {error.colno})"))
+            continue
+        except (ValueError, RecursionError) as error:  # A number too long, or nested too deeply.
+            bad_rows.add(UserError(f"{place}: JSON that cannot be read ({_first_line(error)})"))
             continue
         if not isinstance(values, dict):
             bad_rows.add(UserError(f"{place}: not a JSON object, '{{\"key\": value}}'"))

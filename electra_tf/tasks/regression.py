@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from electra_tf.errors import UserError
 from electra_tf.modeling.electra import SequenceClassifier
-from electra_tf.tasks.classification import in_both_orders
 from electra_tf.tasks.features import text_features
 from electra_tf.tasks.metrics import regression_metrics
 from electra_tf.tasks.task import Task, read_texts
@@ -53,9 +52,6 @@ class Regression(Task):
         return (
             f"the label {example.label:g} is outside of the task's label_range, {low:g} to {high:g}"
         )
-
-    def training_examples(self, examples):
-        return in_both_orders(examples) if self.config.both_orders else examples
 
     def features(self, examples, tokenizer, max_seq_length):
         features = text_features([e.inputs for e in examples], tokenizer, max_seq_length)

@@ -1,6 +1,7 @@
 """What every kind of task does, and its examples."""
 
 import abc
+import json
 from typing import Any, NamedTuple
 
 from electra_tf.errors import UserError
@@ -32,7 +33,7 @@ class Task(abc.ABC):
       config: `tasks.config.TaskConfig`.
       labels: list of str by the network's outputs; None for a kind without.
       label_range: lowest and highest number of regression, else None.
-      threshold: score from which on a question has no answer; None where that is not yet known.
+      threshold: score above which a question has no answer; None where that is not yet known.
     """
 
     #: What chooses the best checkpoint if `config.metric` does not say.
@@ -43,6 +44,8 @@ class Task(abc.ABC):
     has_outputs_for_tokens = False
     #: Whether the means of several networks' outputs are outputs, too.
     averages_outputs = True
+    #: Whether a set's examples are told apart by their `id`.
+    has_unique_ids = False
 
     def __init__(self, config, labels=None, label_range=None, threshold=None):
         self.config, self.labels, self.label_range = config, labels, label_range
@@ -127,9 +130,9 @@ class Task(abc.ABC):
         return self
 
     @property
-    def identity(self):
-        """What two starts of one training must have in common, but for configuration and data: a dict."""
-        return {"task": self.config.name}
+    def options(self):
+        """Keys of the task's own that decide a run, with their values: a dict."""
+        return {}
 
     def files(self, predictions, examples):
         """More files of predictions: dict from a name's end to what the JSON file holds."""
@@ -140,8 +143,10 @@ class Task(abc.ABC):
         return None
 
     def training_examples(self, examples):
-        """The examples to train on, of those there are."""
-        return examples
+        """The examples to train on: with `both_orders` pairs also the other way round (SEMANTICS 20)."""
+        if not self.config.both_orders:
+            return examples
+        return examples + [e._replace(inputs=e.inputs[::-1]) for e in examples]
 
     def submission(self, predictions, examples):
         """Text of a file for GLUE's leaderboard: a line of index and prediction an example."""
@@ -180,14 +185,43 @@ def read_split(task_class, config, data_dir, split, bad_rows):
     for name, pattern in config.files(split).items():
         paths = reading.find_files(data_dir, pattern)
         if paths:
-            sets[name] = [
+            found = [
                 example
                 for path in paths
                 for example in task_class.read_file(config, path, split, bad_rows)
             ]
+            sets[name] = _usable(found, split != "test", task_class.has_unique_ids, bad_rows)
             if not sets[name]:
                 raise UserError(f"{paths[0]}: no usable row in it")
     return sets
+
+
+def _usable(examples, needs_labels, has_unique_ids, bad_rows):
+    """The examples that are text, and labelled and told apart where they must be."""
+    usable, ids = [], set()
+    for example in examples:
+        problem = None
+        if not is_text(example[1:]):
+            problem = "half of a surrogate pair, which is no character"
+        elif needs_labels and example.label is None:
+            problem = "no label"
+        elif has_unique_ids and example.id in ids:
+            problem = f"the identifier {example.id!r}, which an earlier one has, too"
+        if problem:
+            bad_rows.add(UserError(f"{example.place}: {problem}"))
+        else:
+            usable.append(example)
+            ids.add(example.id)
+    return usable
+
+
+def is_text(value):
+    """Whether all strings in a value can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_texts(config, path, split, bad_rows, label_of):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from electra_tf.training.loop import GradientStepTrainer, Sums
 from electra_tf.training.metrics import ratio
+from electra_tf.training.predictions import TaskPredictions, metrics_of
 from electra_tf.training.statistics import goodness
 
 
@@ -108,14 +109,17 @@ class FinetuningEvaluator(orbit.AbstractEvaluator):
 
     def evaluate(self, num_steps):
         del num_steps  # All examples.
-        metrics = {}
-        for number, (name, dev) in enumerate(self._dev_sets.items()):
+        sets, losses = {}, {}
+        for name, dev in self._dev_sets.items():
             rows = self._predictor.predict(dev.batches, dev.features.lengths)
             predictions = self._task.predictions(rows.outputs, dev.examples, dev.features)
-            values = {**self._task.metrics(predictions, dev.examples), "loss": rows.loss}
-            suffix = f"_{name}" if number else ""
-            metrics |= {f"{key}{suffix}": value for key, value in values.items()}
-        return metrics
+            sets[name], losses[name] = (dev.examples, predictions), rows.loss
+        first, *others = losses
+        return {
+            **metrics_of(TaskPredictions("", self._task, {"dev": sets}), "dev"),
+            "loss": losses[first],
+            **{f"loss_{name}": losses[name] for name in others},
+        }
 
 
 class MultiTaskEvaluator(orbit.AbstractEvaluator):

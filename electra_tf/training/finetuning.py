@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import time
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,7 +17,6 @@ from electra_tf.errors import RunStopped, UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.tasks.model_folder import FinetunedModel, finetuned_tensors, save_finetuned
-from electra_tf.tasks.task import Task
 from electra_tf.training import pictures, statistics
 from electra_tf.training.checkpoints import (
     checkpoint_variables,
@@ -28,6 +26,12 @@ from electra_tf.training.checkpoints import (
 )
 from electra_tf.training.finetune_loop import FinetuningEvaluator, MultiTaskEvaluator
 from electra_tf.training.memory import is_out_of_memory
+from electra_tf.training.predictions import (
+    TaskPredictions,
+    metrics_of,
+    set_name,
+    write_predictions,
+)
 from electra_tf.training.row_predictor import RowPredictor, predict_examples
 from electra_tf.training.run_folder import RunFolder
 from electra_tf.training.stopping import StopRequest
@@ -310,27 +314,8 @@ class _Trial:
             pictures.write_figure("learning_curve", figure, self._model.step)
 
 
-class TaskPredictions(NamedTuple):
-    """What a task's model predicts.
-
-    Attributes:
-      prefix: of the names of metrics and files.
-      task: `Task`.
-      sets: dict from split to dict from name of a set to `(examples, predictions)`.
-    """
-
-    prefix: str
-    task: Task
-    sets: dict
-
-
 def _only_metrics(line):
     return {k: v for k, v in (line or {}).items() if k not in ("step", "split")}
-
-
-def set_name(split, name):
-    """What a set's files are called: "dev", or "dev_mismatched"."""
-    return f"{split}_{name}" if name else split
 
 
 def predict_sets(predictor, setup):
@@ -358,48 +343,6 @@ def predictions_of(task, setup, outputs):
 
 def _metrics_of_all(done, split):
     return {k: v for one in done for k, v in metrics_of(one, split).items()}
-
-
-def metrics_of(done, split):
-    """The metrics of a split's sets, those of another than the first with its name at their ends.
-
-    Args:
-      done: `TaskPredictions`.
-      split: "dev" or "test".
-
-    Returns:
-      dict of floats; of a set whose labels are not all known there are none.
-    """
-    metrics, task = {}, done.task
-    for number, (name, (examples, predictions)) in enumerate(done.sets.get(split, {}).items()):
-        if all(example.label is not None for example in examples):
-            values = task.metrics(predictions, examples)
-            metrics |= {f"{k}_{name}" if number else k: v for k, v in values.items()}
-    return {f"{done.prefix}{name}": value for name, value in metrics.items()}
-
-
-def write_predictions(folder, done):
-    """Writes a JSON line an example to `predictions/`, files of the kind's own, GLUE's to `submission/`.
-
-    Args:
-      folder: in which those are made.
-      done: `TaskPredictions`.
-    """
-    task = done.task
-    for split, sets in done.sets.items():
-        for name, (examples, predictions) in sets.items():
-            lines = [
-                json.dumps({"id": e.id, "label": e.label, **p}, ensure_ascii=False)
-                for e, p in zip(examples, predictions)
-            ]
-            path = tf.io.gfile.join(folder, "predictions", done.prefix + set_name(split, name))
-            files.write(f"{path}.jsonl", "\n".join(lines) + "\n")
-            for end, content in task.files(predictions, examples).items():
-                files.write_json(f"{path}_{end}.json", content)
-            submission = task.config.submission_of(name) if split == "test" else None
-            if submission:
-                path = tf.io.gfile.join(folder, "submission", submission)
-                files.write(path, task.submission(predictions, examples))
 
 
 def _save_outputs(path, outputs):

@@ -167,10 +167,11 @@ class Setup:
         check_divisible(self.config, strategy)
         check_eval_batch(self.config, strategy)
         self.encoder, self.strategy = encoder, strategy
-        self.identity = {"encoder_sha256": encoder.sha256}
+        # In their order, which decides the turns.
+        self.identity = {"task": ",".join(names), "encoder_sha256": encoder.sha256}
         for one, name in zip(data, names):
             prefix = f"{name}_" if several else ""
-            identity = {**one.task.identity, "train_sha256": one.sha256}
+            identity = {**one.task.options, "train_sha256": one.sha256}
             self.identity |= {f"{prefix}{key}": value for key, value in identity.items()}
         self.tasks = [
             TaskSetup(one, resolved, encoder.tokenizer, f"{name}_" if several else "")
