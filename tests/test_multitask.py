@@ -80,7 +80,7 @@ def run(folder, output_dir, *more, names=TASKS):
             "--override=learning_rate=5e-3",
             "--override=layerwise_lr_decay=0.9",
             "--override=train_batch_size=8",
-            "--override=num_train_epochs=6",
+            "--override=num_train_epochs=8",
             "--override=max_seq_length=16",
             "--override=length_buckets=[]",
             *more,
@@ -113,7 +113,7 @@ def test_each_task_is_learnt_and_scored(finished):
     assert names == {"mine_dev.jsonl", "count_dev.jsonl", "tags_dev.jsonl"}
     lines = [json.loads(x) for x in (finished / "trial-1/metrics.jsonl").read_text().splitlines()]
     assert lines[0]["split"] == "train" and {"mine_loss", "loss"} <= set(lines[0])
-    steps = 6 * (20 + 5 + 20)
+    steps = 8 * (20 + 5 + 20)
     assert lines[-1]["step"] == results["trials"][0]["num_train_steps"] == steps
 
 
