@@ -1,8 +1,8 @@
 """What pre-training gives: fine-tuned dev scores of one network at several points of its training.
 
-  python pretrain.py --config=mini --corpus='TEXTS/*.txt.gz' --output_dir=runs/mini \\
-      --override=encoder_export_steps=[500,1500,3000,5000,7000] ...
-  python benchmarks/pretraining_helps.py --run=runs/mini --data=SHARED_DATA \\
+  python pretrain.py --config=benchmarks/pretraining_helps.yaml --corpus='TEXTS/*.txt.gz' \\
+      --output_dir=runs/helping
+  python benchmarks/pretraining_helps.py --run=runs/helping --data=SHARED_DATA \\
       --output_dir=runs/helps --results=docs/results/pretraining.json
 
 Each encoder below RUN/encoders, and one of the same sizes with random weights (step 0), is

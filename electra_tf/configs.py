@@ -439,7 +439,7 @@ def load_pretraining_config(name_or_file, overrides=None):
     return validate(PretrainingConfig, {**values, **(overrides or {})}, name_or_file)
 
 
-def load_finetuning_config(file=None, overrides=None, task_defaults=None):
+def load_finetuning_config(file=None, overrides=None, task_defaults=None, other_keys=()):
     """Makes a `FinetuningConfig`.
 
     ```python
@@ -450,13 +450,14 @@ def load_finetuning_config(file=None, overrides=None, task_defaults=None):
       file: YAML file of keys, or None.
       overrides: dict of keys and values that go before the file's.
       task_defaults: dict of those that the file's go before.
+      other_keys: names that could be meant, too, by an unknown one.
 
     Raises:
       UserError: an unknown key, or a value of the wrong type or out of range.
     """
     values = read_yaml(file) if file else {}
     values = {**(task_defaults or {}), **values, **(overrides or {})}
-    return validate(FinetuningConfig, values, file or "--override")
+    return validate(FinetuningConfig, values, file or "--override", other_keys)
 
 
 def _preset(name, where):
@@ -490,8 +491,8 @@ def read_yaml(path, flag="--config"):
     return values
 
 
-def validate(config_class, values: dict[str, Any], where):
-    """Makes a configuration of a dict.
+def validate(config_class, values: dict[str, Any], where, other_keys=()):
+    """Makes a configuration of a dict; `other_keys` could be meant, too, by an unknown key.
 
     Raises:
       UserError: that begins with `where`: an unknown or a missing key, or a value that does not fit.
@@ -501,7 +502,7 @@ def validate(config_class, values: dict[str, Any], where):
     known = [field.name for field in dataclasses.fields(config_class)]
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1)
+            nearest = difflib.get_close_matches(str(key), [*known, *other_keys], n=1)
             hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known: {', '.join(known)}"
             raise UserError(f"{where}: unknown configuration key '{key}'{hint}")
     missing = [

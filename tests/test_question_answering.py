@@ -551,6 +551,11 @@ def test_other_kinds_have_no_stride():
         task_config({"name": "a", "kind": "qa", "beam_size": 0}, "x")
 
 
+def test_a_misspelt_key_of_the_task(finished, capsys):
+    assert run(finished, "--override=doc_strid=3") == 2
+    assert "did you mean 'doc_stride'?" in capsys.readouterr().err
+
+
 def test_an_unknown_head(tmp_path, finished, capsys):
     assert run(finished, "--override=head=dense") == 2
     assert "a qa task has joint or start_end" in capsys.readouterr().err

@@ -323,7 +323,7 @@ def _run(values):
         )
     task_configs = [load_task_config(name, task_keys) for name in names]
     defaults = task_configs[0].defaults if len(names) == 1 else {}
-    config = load_finetuning_config(values.config, overrides, defaults)
+    config = load_finetuning_config(values.config, overrides, defaults, TASK_KEYS)
     from electra_tf.tasks.reading import BadRows
     from electra_tf.training.strategies import create_strategy
 
