@@ -68,6 +68,8 @@ setup(
             "electra-build-pretraining-data=electra_tf.commands.build_pretraining_data:main",
             "electra-pretrain=electra_tf.commands.pretrain:main",
             "electra-finetune=electra_tf.commands.finetune:main",
+            "electra-export=electra_tf.commands.export:main",
+            "electra-verify-export=electra_tf.commands.verify_export:main",
             "electra-plan=electra_tf.commands.plan:main",
             "electra-demo=electra_tf.commands.demo:main",
         ]

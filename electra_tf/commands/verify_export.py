@@ -1,0 +1,52 @@
+"""Verifies that an exported model runs in a server, and gives what it gave in Python.
+
+  python -m electra_tf.verify_export served/sst2/1
+
+Loads it and runs each signature through TensorFlow's C API, in a process without TensorFlow's Python
+code, with XLA off and no operations but TensorFlow's own and the tokenizer's.
+"""
+
+import sys
+
+from electra_tf import commands
+from electra_tf.errors import UserError
+
+
+def define_flags(values):
+    del values  # The folder is an argument.
+
+
+def _run_on(folder):
+    commands.import_tensorflow()
+    from rich.console import Console
+    from rich.table import Table
+
+    from electra_tf.export.verify import verify
+
+    table = Table(title=folder)
+    for column in ("signature", "inputs", "output", "largest difference"):
+        table.add_column(column)
+    for signature, inputs, outputs in verify(folder):
+        for name, difference in outputs.items():
+            table.add_row(signature, ", ".join(inputs), name, f"{difference:.1e}")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def main(argv=None):
+    """Entry point; returns the exit code."""
+    argv = list(sys.argv if argv is None else argv)
+    folders = [arg for arg in argv[1:] if not arg.startswith("-")]
+    rest = [arg for arg in argv if arg not in folders]
+
+    def run(values):
+        if len(folders) != 1:
+            raise UserError(
+                "give one folder: python -m electra_tf.verify_export OUTPUT_DIR/NAME/VERSION"
+            )
+        _run_on(folders[0])
+
+    return commands.run(define_flags, run, __doc__, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
