@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import SPECIAL, tiny_config
 
-from electra_tf import Discriminator, EncoderConfig, Predictor, Tokenizer, UserError
+from electra_tf import Discriminator, Predictor, Tokenizer, UserError
 from electra_tf.commands import export as command
 from electra_tf.commands import verify_export as verify_command
 from electra_tf.export.c_session import read_arrays, write_arrays
@@ -19,17 +20,8 @@ from electra_tf.tasks.config import task_config
 from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
 
 WORDS = "good bad cat dog house tree red blue".split()
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##s", *WORDS]
-CONFIG = EncoderConfig(
-    vocab_size=len(VOCAB),
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-    initializer_range=0.3,
-)
+VOCAB = [*SPECIAL, *"abcdefgh", "##s", *WORDS]
+CONFIG = tiny_config(VOCAB)
 KINDS = {
     "classification": ({"text": 0, "label": 1}, ["no", "yes", "maybe"], None),
     "regression": ({"text": 0, "text_pair": 1, "label": 2}, None, (1.0, 5.0)),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+from tiny_models import VOCAB, WORDS, save_tiny_encoder, tiny_config
 
-from electra_tf import Discriminator, EncoderConfig, Predictor, Tokenizer, UserError
+from electra_tf import Discriminator, EncoderConfig, Predictor, UserError
 from electra_tf.commands import finetune as command
 from electra_tf.configs import FinetuningConfig
 from electra_tf.interop import huggingface
@@ -19,20 +20,7 @@ from electra_tf.tasks.features import Features
 from electra_tf.training import statistics
 from electra_tf.training.feature_batches import FeatureBatches
 
-WORDS = "good bad cat dog house tree red blue".split()
-CONFIG = EncoderConfig(
-    vocab_size=13 + len(WORDS),
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-    initializer_range=0.3,
-)
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *WORDS]
+CONFIG = tiny_config(VOCAB)
 
 OVERRIDES = (
     "learning_rate=5e-3",
@@ -47,9 +35,7 @@ OVERRIDES = (
 def encoder(tmp_path_factory):
     """A folder with a random encoder and its tokenizer."""
     folder = tmp_path_factory.mktemp("encoder")
-    keras.utils.set_random_seed(3)
-    Discriminator(CONFIG).save_pretrained(str(folder))
-    Tokenizer(VOCAB).save_pretrained(str(folder))
+    save_tiny_encoder(folder, VOCAB)
     return str(folder)
 
 

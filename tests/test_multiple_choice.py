@@ -2,12 +2,12 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiny_models import VOCAB, WORDS, save_tiny_encoder, tiny_config
 
-from electra_tf import Discriminator, EncoderConfig, Predictor, Tokenizer, UserError
+from electra_tf import Predictor, Tokenizer, UserError
 from electra_tf.commands import finetune as command
 from electra_tf.modeling.electra import MultipleChoiceClassifier
 from electra_tf.tasks.config import load_task_config, task_config
@@ -16,20 +16,7 @@ from electra_tf.tasks.reading import BadRows
 from electra_tf.tasks.task import read_split
 from electra_tf.training.feature_batches import FeatureBatches
 
-WORDS = "good bad cat dog house tree red blue".split()
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *WORDS]
-CONFIG = EncoderConfig(
-    vocab_size=len(VOCAB),
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-    initializer_range=0.3,
-)
+CONFIG = tiny_config(VOCAB)
 SWAG = (
     ",video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,ending3,label\n"
     '0,v,1,s,"A cat, red.",He,gold,runs.,sits.,"goes, then.",is.,2\n'
@@ -154,9 +141,7 @@ def test_batches_keep_choices_together():
 def finished(tmp_path_factory):
     """A run: the right choice is the one with the word that the text has."""
     folder = tmp_path_factory.mktemp("choice")
-    keras.utils.set_random_seed(3)
-    Discriminator(CONFIG).save_pretrained(str(folder / "encoder"))
-    Tokenizer(VOCAB).save_pretrained(str(folder / "encoder"))
+    save_tiny_encoder(folder / "encoder", VOCAB)
     rng = np.random.default_rng(0)
     for split, number in (("train", 600), ("dev", 41)):
         rows = ["text\ta\tb\tc\tright"]

@@ -3,30 +3,17 @@
 import json
 import shutil
 
-import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiny_models import VOCAB, WORDS, save_tiny_encoder, tiny_config
 
-from electra_tf import Discriminator, EncoderConfig, Predictor, Tokenizer, UserError
+from electra_tf import Predictor, UserError
 from electra_tf.commands import finetune as command
 from electra_tf.training import finetuning
 from electra_tf.training.task_setup import load_encoder
 
-WORDS = "good bad cat dog house tree red blue".split()
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *WORDS]
-CONFIG = EncoderConfig(
-    vocab_size=len(VOCAB),
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-    initializer_range=0.3,
-)
+CONFIG = tiny_config(VOCAB)
 TASKS = ("mine", "count", "tags")
 
 
@@ -34,9 +21,7 @@ TASKS = ("mine", "count", "tags")
 def folder(tmp_path_factory):
     """An encoder, and three tasks about the same kind of texts."""
     folder = tmp_path_factory.mktemp("tasks")
-    keras.utils.set_random_seed(3)
-    Discriminator(CONFIG).save_pretrained(str(folder / "encoder"))
-    Tokenizer(VOCAB).save_pretrained(str(folder / "encoder"))
+    save_tiny_encoder(folder / "encoder", VOCAB)
     rng = np.random.default_rng(0)
     for name in TASKS:
         (folder / name).mkdir()
@@ -195,6 +180,7 @@ def test_a_task_without_a_dev_set(folder, tmp_path, capsys):
     assert "task is 'mine,tags2' there and 'tags2,mine' here" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # The same of one task is in test_finetuning.
 def test_two_replicas_of_micro_batches_compute_what_one_device_does(folder, tmp_path):
     arguments = ["--override=num_train_epochs=0.2", "--override=classifier_dropout=0.0"]
     more = ["--override=gradient_accumulation_steps=2", "--strategy=mirrored"]

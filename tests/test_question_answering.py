@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import erf, log_softmax
+from tiny_models import SPECIAL, save_tiny_encoder, tiny_config
 
-from electra_tf import Discriminator, EncoderConfig, Predictor, Tokenizer, UserError
+from electra_tf import Predictor, Tokenizer, UserError
 from electra_tf.commands import finetune as command
 from electra_tf.modeling.electra import QuestionAnswerer
 from electra_tf.modeling.spans import find_spans
@@ -20,19 +21,8 @@ from electra_tf.tasks.reading import BadRows
 from electra_tf.tasks.task import Example, read_split
 
 WORDS = "who what good bad cat dog house tree red blue".split()
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh北京城", "##s", "##x", *WORDS]
-CONFIG = EncoderConfig(
-    vocab_size=len(VOCAB),
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-    initializer_range=0.3,
-)
+VOCAB = [*SPECIAL, *"abcdefgh北京城", "##s", "##x", *WORDS]
+CONFIG = tiny_config(VOCAB)
 
 
 def squad(*paragraphs):
@@ -448,9 +438,7 @@ def make_questions(rng, number, offset=0):
 def finished(tmp_path_factory):
     """A run on questions that a small network learns to answer."""
     folder = tmp_path_factory.mktemp("qa")
-    keras.utils.set_random_seed(3)
-    Discriminator(CONFIG).save_pretrained(str(folder / "encoder"))
-    Tokenizer(VOCAB).save_pretrained(str(folder / "encoder"))
+    save_tiny_encoder(folder / "encoder", VOCAB)
     rng = np.random.default_rng(0)
     for split, number in (("train", 1200), ("dev", 60)):
         (folder / f"{split}.json").write_text(json.dumps(make_questions(rng, number)))
