@@ -100,7 +100,7 @@ class Predictor:
             return self._choices_of(number, item)
         names = ["question", "context"]
         if self.task.config.kind != "qa":
-            names = [n for n in ("text", "text_pair") if n in self.task.config.columns]
+            names = self.task.config.texts
         texts = tuple(item) if isinstance(item, (list, tuple)) else (item,)
         if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
             expected = "a str" if len(names) == 1 else f"({', '.join(names)}), two str"

@@ -61,9 +61,8 @@ def _reference_texts(servables):
 
 
 def _reference_ids(servables):
-    texts = list(_reference_texts(servables).values())
-    segments = [servables.tokenizer.tokenize(tf.constant(list(column))) for column in texts]
-    return {name: values.numpy() for name, values in servables.pack(segments).items()}
+    texts = [tf.constant(list(column)) for column in _reference_texts(servables).values()]
+    return {name: values.numpy() for name, values in servables.batch_of(texts).items()}
 
 
 def _write(servable, folder, inputs):

@@ -91,7 +91,11 @@ class Servables:
 
     def text_outputs(self, texts):
         """Dict of tensors for one or two string tensors [B]."""
-        return self.outputs(self.pack([self.tokenizer.tokenize(text) for text in texts]))
+        return self.outputs(self.batch_of(texts))
+
+    def batch_of(self, texts):
+        """The batch of ids of one or two string tensors [B]."""
+        return self.pack([self.tokenizer.tokenize(text) for text in texts])
 
     def pack(self, segments):
         """A batch of pieces, padded to its longest row."""
@@ -157,7 +161,7 @@ class TextTaskServables(Servables):
     def __init__(self, finetuned):
         super().__init__(finetuned.network, finetuned.tokenizer, finetuned.max_seq_length)
         self.task = finetuned.task
-        self.texts = tuple(n for n in ("text", "text_pair") if n in self.task.config.columns)
+        self.texts = self.task.config.texts
 
 
 class ClassificationServables(TextTaskServables):

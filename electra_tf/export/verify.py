@@ -1,6 +1,7 @@
 """Verifies that a SavedModel runs where there is no Python, and gives what Python gave."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -125,8 +126,6 @@ def _read_reference(folder):
 
 def _run(folder, meta_graph, signatures, reference):
     """Runs all signatures by the C API; returns the outputs, by "signature/name"."""
-    import json
-
     arrays, runs = {}, []
     for name, signature in signatures.items():
         feeds = {}

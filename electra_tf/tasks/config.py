@@ -172,6 +172,11 @@ class TaskConfig:
             return ("accuracy", "f1", "precision", "recall") if self.scheme else ("accuracy",)
         return ("accuracy", "f1", "macro_f1") + (() if self.multi_label else ("mcc",))
 
+    @property
+    def texts(self):
+        """Which of `text` and `text_pair` an example has: a tuple."""
+        return tuple(name for name in ("text", "text_pair") if name in self.columns)
+
     def files(self, split):
         """The files of `train`, `dev` or `test`, by name (one file: "")."""
         value = getattr(self, split)

@@ -169,13 +169,13 @@ class Setup:
         self.encoder, self.strategy = encoder, strategy
         # In their order, which decides the turns.
         self.identity = {"task": ",".join(names), "encoder_sha256": encoder.sha256}
-        for one, name in zip(data, names):
-            prefix = f"{name}_" if several else ""
+        prefixes = [f"{name}_" if several else "" for name in names]
+        for one, prefix in zip(data, prefixes):
             identity = {**one.task.options, "train_sha256": one.sha256}
             self.identity |= {f"{prefix}{key}": value for key, value in identity.items()}
         self.tasks = [
-            TaskSetup(one, resolved, encoder.tokenizer, f"{name}_" if several else "")
-            for one, resolved, name in zip(data, configs, names)
+            TaskSetup(one, resolved, encoder.tokenizer, prefix)
+            for one, resolved, prefix in zip(data, configs, prefixes)
         ]
         self.jit_compile = compiles(strategy) if jit_compile is None else jit_compile
         self.is_writer = is_chief(strategy)
