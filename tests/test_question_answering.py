@@ -417,7 +417,7 @@ def test_the_best_threshold_by_hand():
     assert wrong["f1"] == 0.5 and wrong["no_answer_threshold"] < -2.0  # Best to answer nothing.
 
 
-def make_questions(rng, number, offset=0):
+def make_questions(rng, number):
     """Which of good and bad is in the context? The word after it, or there is no such word."""
     paragraphs = []
     for index in range(number):
@@ -430,7 +430,7 @@ def make_questions(rng, number, offset=0):
             place = rng.integers(0, len(words) - 1)
             words.insert(place, asked)
             answers = [(words[place + 1], len(" ".join(words[: place + 1])) + 1)]
-        paragraphs.append((" ".join(words), [(str(offset + index), question, answers)]))
+        paragraphs.append((" ".join(words), [(str(index), question, answers)]))
     return squad(*paragraphs)
 
 
