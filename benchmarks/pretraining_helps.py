@@ -6,15 +6,16 @@
       --output_dir=runs/helps --results=docs/results/pretraining.json
 
 Each encoder below RUN/encoders, and one of the same sizes with random weights (step 0), is
-fine-tuned on each task with several seeds; started again, it goes on where it stopped. Prints a table
-and draws dev scores over steps to OUTPUT_DIR/pretraining.png.
+fine-tuned on each task with several seeds; started again, it goes on where it stopped. Tasks that
+--results has already, and --tasks does not name, stay there. Prints a table and draws dev scores over
+steps to OUTPUT_DIR/pretraining.png.
 """
 
 import pathlib
 import sys
 
 from absl import flags
-from finetuning_parity import prepare, train_ours
+from finetuning_parity import prepare, read_results, train_ours
 
 from electra_tf import commands
 from electra_tf.errors import UserError
@@ -95,7 +96,7 @@ def print_table(rows):
                 metric = points[step]["metric"]
                 deviation = points[step]["standard_deviation"][metric] or 0.0
                 cells.append(f"{points[step]['mean'][metric]:.4f} ± {deviation:.4f}")
-        table.add_row("random" if step == 0 else f"{step:,}", *cells)
+        table.add_row("random" if step == "0" else f"{int(step):,}", *cells)
     Console(width=110).print(table)
 
 
@@ -104,18 +105,25 @@ def _run(values):
     from electra_tf import files
 
     prepare(values)
-    encoders, rows = find_encoders(values), {}
+    encoders, rows = find_encoders(values), read_results(values.results)
     for name in values.tasks:
-        for step, encoder in encoders.items():
-            folder = pathlib.Path(values.output_dir) / f"step-{step}" / name
-            result = train_ours(values, name, encoder, folder, SETTINGS)
-            rows.setdefault(name, {})[step] = result
+        rows[name] = {
+            # As JSON has them.
+            str(step): train_ours(
+                values,
+                name,
+                encoder,
+                pathlib.Path(values.output_dir) / f"step-{step}" / name,
+                SETTINGS,
+            )
+            for step, encoder in encoders.items()
+        }
         print_table(rows)
     draw(rows, str(pathlib.Path(values.output_dir) / "pretraining.png"))
     if values.results:
         command = (
             "python benchmarks/pretraining_helps.py --run=RUN --data=DATA --output_dir=RUNS "
-            f"--tasks={','.join(values.tasks)} --num_trials={values.num_trials}"
+            f"--tasks={','.join(rows)} --num_trials={values.num_trials}"
         )
         files.write_json(values.results, {"command": command, "settings": SETTINGS, "tasks": rows})
 
