@@ -92,7 +92,7 @@ def measure(values, dtype, is_padded, rows):
         workers.append(start(name, script, python, told, log))
     if not is_padded:  # Each length is compiled at its first batch.
         for worker in workers:
-            worker.run(50)
+            worker.run(steps=50)
             worker.answers.pop()
     take_turns(workers, values)
     return [

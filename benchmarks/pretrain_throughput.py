@@ -244,10 +244,10 @@ class Worker:
         self._is_alive = True
         self._ask(task)
 
-    def run(self, steps):
-        """Trains."""
+    def run(self, **turn):
+        """Lets it have a turn, as benchmarks/peers/protocol.py says."""
         if self._is_alive:
-            self.answers += self._ask({"steps": steps})
+            self.answers += self._ask(turn)
 
     def _ask(self, message):
         """The answer in a list, which is empty when the process has ended."""
@@ -283,7 +283,7 @@ def start(name, script, python, task, log):
     """A `Worker` that has made its first steps; takes what the class takes."""
     worker = Worker(name, script, python, task, log)
     for steps in START:
-        worker.run(steps)
+        worker.run(steps=steps)
     return worker
 
 
@@ -308,7 +308,7 @@ def take_turns(workers, values, before_round=lambda: None):
     for _ in range(values.rounds):
         before_round()
         for worker in workers:
-            worker.run(values.steps)
+            worker.run(steps=values.steps)
     for worker in workers:
         worker.close()
 

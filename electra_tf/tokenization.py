@@ -122,7 +122,7 @@ class Tokenizer(tf.Module):
             self._wordpiece_for_long_words = _wordpiece_op(
                 self.vocab, MAX_CHARS_PER_WORD * _MAX_BYTES_PER_CHAR
             )
-            self._continues_word = tf.constant([p.startswith(SUFFIX) for p in self.vocab])
+            self.continues_word = tf.constant([p.startswith(SUFFIX) for p in self.vocab])
             pages, page_numbers = normalizer.load_final_sigma_classes()
             self._sigma_pages = tf.constant(pages)
             self._sigma_page_numbers = tf.constant(page_numbers)
@@ -357,7 +357,7 @@ class Tokenizer(tf.Module):
         length = tf.gather(chars, text_start + tf.cast(ends.flat_values, tf.int64)) - tf.gather(
             chars, text_start + tf.cast(starts.flat_values, tf.int64)
         )
-        is_first = ~tf.gather(self._continues_word, ids.flat_values)
+        is_first = ~tf.gather(self.continues_word, ids.flat_values)
         word = tf.cumsum(tf.cast(is_first, tf.int32)) - 1
         num_words = tf.reduce_sum(tf.cast(is_first, tf.int32))
         word_length = tf.math.unsorted_segment_sum(length, word, num_words)

@@ -6,25 +6,53 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_models import SPECIAL, tiny_config
+import tensorflow_text as tf_text
+from google.protobuf import text_format
+from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
+from tiny_models import SPECIAL, save_tiny_task, tiny_config
 
-from electra_tf import Discriminator, Predictor, Tokenizer, UserError
+from electra_tf import Discriminator, Generator, Predictor, Tokenizer, UserError
 from electra_tf.commands import export as command
 from electra_tf.commands import verify_export as verify_command
+from electra_tf.export import server_files
 from electra_tf.export.c_session import read_arrays, write_arrays
 from electra_tf.export.servables import real_tokens
-from electra_tf.export.verify import REFERENCE_FILE, verify
+from electra_tf.export.tagging import find_windows
+from electra_tf.export.verify import REFERENCE_FILE, read_meta_graph, run, verify
+from electra_tf.export.warmup import WARMUP_FILE
 from electra_tf.modeling.electra import SequenceClassifier
-from electra_tf.tasks import kind_of
-from electra_tf.tasks.config import task_config
-from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
+from electra_tf.tasks.tagging import windows
 
 WORDS = "good bad cat dog house tree red blue".split()
-VOCAB = [*SPECIAL, *"abcdefgh", "##s", *WORDS]
+VOCAB = [*SPECIAL, *"abcdefgh.北", "##s", *WORDS]
 CONFIG = tiny_config(VOCAB)
-KINDS = {
-    "classification": ({"text": 0, "label": 1}, ["no", "yes", "maybe"], None),
-    "regression": ({"text": 0, "text_pair": 1, "label": 2}, None, (1.0, 5.0)),
+TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
+# By the name of the model: the task's keys, and its labels or range.
+TASKS = {
+    "classification": (
+        {"kind": "classification", "columns": {"text": 0, "label": 1}},
+        "no yes maybe",
+    ),
+    "topics": (
+        {"kind": "classification", "multi_label": True, "columns": {"text": 0, "label": 1}},
+        "a b c d",
+    ),
+    "regression": (
+        {"kind": "regression", "columns": {"text": 0, "text_pair": 1, "label": 2}},
+        (1.0, 5.0),
+    ),
+    "tagging": (
+        {"kind": "tagging", "scheme": "IOB2", "columns": {"token": 0, "tag": 1}},
+        " ".join(TAGS),
+    ),
+    # Heads: start_end and joint.
+    "qa": ({"kind": "qa", "doc_stride": 7, "max_answer_length": 4, "n_best_size": 5}, None),
+    "qa2": ({"kind": "qa", "version_2": True, "doc_stride": 9, "n_best_size": 3}, None),
+    "choice": (
+        {"kind": "multiple_choice", "columns": {"text": 0, "choices": [1, 2, 3], "label": 4}},
+        "A B C",
+    ),
 }
 
 
@@ -33,74 +61,192 @@ def export(folder, output_dir, name, *more):
     return command.main(["", *arguments])
 
 
-def save_task(kind, folder):
-    """A model of a kind with random weights."""
-    columns, labels, label_range = KINDS[kind]
-    config = task_config({"name": "t", "kind": kind, "columns": columns}, "")
-    task = kind_of(config)(config, labels, label_range)
-    keras.utils.set_random_seed(1)
-    network = task.create_network(CONFIG, head="dense", classifier_dropout=0.1)
-    save_finetuned([FinetunedModel(task, network, Tokenizer(VOCAB), 24)], str(folder))
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """Exports of a discriminator, of a classifier and of a regression of pairs."""
+    """Exports of a discriminator, of a generator and of each kind of task."""
     folder = tmp_path_factory.mktemp("served")
     keras.utils.set_random_seed(1)
-    Discriminator(CONFIG).save_pretrained(str(folder / "models/discriminator"))
-    Tokenizer(VOCAB).save_pretrained(str(folder / "models/discriminator"))
+    for network in (Discriminator(CONFIG), Generator(CONFIG)):
+        network.save_pretrained(str(folder / "models" / network.name))
+        Tokenizer(VOCAB).save_pretrained(str(folder / "models" / network.name))
     assert export(folder / "models", folder, "discriminator", "--version=7") == 0
-    for kind in KINDS:
-        save_task(kind, folder / "models" / kind)
-        assert export(folder / "models" / kind, folder, kind) == 0
+    assert (
+        export(folder / "models/generator", folder, "generator", "--top_k=3", "--warmup=none") == 0
+    )
+    for name, (keys, labels) in TASKS.items():
+        head = {"qa": "start_end", "qa2": "joint"}.get(name)
+        save_tiny_task(folder / "models" / name, VOCAB, keys, labels, head)
+        # Two windows at once, so that there are several rounds.
+        assert export(folder / "models" / name, folder, name, "--max_batch_size=2") == 0
     return folder
 
 
 def serve(folder, **inputs):
     """What the C API gives for `serving_default`: `verify` runs other inputs than the stored ones."""
-    from electra_tf.export.verify import _read_meta_graph, _run
-
-    meta_graph = _read_meta_graph(str(folder))
-    signature = {"serving_default": meta_graph.signature_def["serving_default"]}
+    meta_graph = read_meta_graph(str(folder))
+    for name in list(meta_graph.signature_def):
+        if name != "serving_default":
+            del meta_graph.signature_def[name]
     reference = {f"serving_default/input/{name}": value for name, value in inputs.items()}
-    results = _run(str(folder), meta_graph, signature, reference)
+    results = run(str(folder), meta_graph, reference)
     return {name.rpartition("/")[2]: value for name, value in results.items()}
 
 
+def texts_of(*texts):
+    """Strings as a request has them."""
+    return np.array([t if isinstance(t, bytes) else t.encode() for t in texts], object)
+
+
 def test_folders_and_signatures(served, capsys):
-    names = {path.name for path in served.iterdir()} - {"models"}
-    assert names == {f"{n}{s}" for n in ("discriminator", *KINDS) for s in ("", "_text")}
+    names = {path.name for path in served.iterdir() if path.is_dir()} - {"models"}
+    models = ("discriminator", "generator", *TASKS)
+    assert names == {f"{name}{end}" for name in models for end in ("", "_text")}
     assert [path.name for path in (served / "discriminator").iterdir()] == ["7"]
-    signatures = {v.signature: v for v in verify(str(served / "classification/1"))}
+    report = verify(str(served / "classification/1"))
+    assert report.num_warmup == 4  # Two of each signature.
+    signatures = {v.signature: v for v in report.signatures}
     assert signatures["serving_default"].inputs == ["input_ids", "input_mask", "segment_ids"]
-    assert set(signatures["serving_default"].outputs) == {"label", "scores"}
+    assert set(signatures["serving_default"].outputs) == {"label_id", "scores"}
     assert signatures["classify"].inputs == ["inputs"]
     assert set(signatures["classify"].outputs) == {"classes", "scores"}
     assert verify_command.main(["", str(served / "regression_text/1")]) == 0
-    assert "text, text_pair" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "text, text_pair" in printed and "OpenVINO: skipped, a model of strings" in printed
 
 
 def test_strings_give_what_the_predictor_gives(served):
     texts = ["Good cats, bad dog", "", "red " * 50, "tree 北 \x00\x01"]
     predictor = Predictor.from_pretrained(str(served / "models/classification"))
     expected = predictor(texts)
-    found = serve(
-        served / "classification_text/1", text=np.array([t.encode() for t in texts], object)
-    )
+    found = serve(served / "classification_text/1", text=texts_of(*texts))
     assert [label.decode() for label in found["label"]] == [e["label"] for e in expected]
     scores = [list(e["scores"].values()) for e in expected]
     np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
-    pairs = [("good", "bad cats"), ("", "dog")]
-    values = [
-        p["value"] for p in Predictor.from_pretrained(str(served / "models/regression"))(pairs)
+    assert found["labels"].tolist() == [[b"no", b"yes", b"maybe"]] * 4
+
+    expected = Predictor.from_pretrained(str(served / "models/topics"))(texts)
+    found = serve(served / "topics_text/1", text=texts_of(*texts))
+    chosen = [
+        [label.decode() for label in row[is_chosen]]
+        for row, is_chosen in zip(found["labels"], found["is_predicted"])
     ]
-    columns = {
-        name: np.array([pair[i].encode() for pair in pairs], object)
-        for i, name in enumerate(("text", "text_pair"))
-    }
-    found = serve(served / "regression_text/1", **columns)
+    assert chosen == [e["labels"] for e in expected] and any(chosen)
+    np.testing.assert_allclose(
+        found["scores"], [list(e["scores"].values()) for e in expected], atol=1e-5
+    )
+
+    pairs = [("good", "bad cats"), ("", "dog")]
+    predictor = Predictor.from_pretrained(str(served / "models/regression"))
+    first, second = zip(*pairs)
+    found = serve(served / "regression_text/1", text=texts_of(*first), text_pair=texts_of(*second))
+    values = [prediction["value"] for prediction in predictor(pairs)]
     np.testing.assert_allclose(found["outputs"], values, atol=1e-5)
+
+
+def test_choices(served):
+    questions = [("good cat", ["dog", "", "red tree"]), ("", ["a", "bad " * 40, "c"])]
+    expected = Predictor.from_pretrained(str(served / "models/choice"))(questions)
+    found = serve(
+        served / "choice_text/1",
+        text=texts_of(*(text for text, _ in questions)),
+        choices=np.array([[c.encode() for c in choices] for _, choices in questions], object),
+    )
+    assert [label.decode() for label in found["label"]] == [e["label"] for e in expected]
+    np.testing.assert_allclose(
+        found["scores"], [list(e["scores"].values()) for e in expected], atol=1e-5
+    )
+
+
+def test_words_have_labels_and_offsets(served):
+    texts = ["Good cats, (bad) dog.", "", " \x00 ", "北 Naïve " + "red house, " * 40 + "cats" * 30]
+    expected = Predictor.from_pretrained(str(served / "models/tagging"))(texts)
+    found = serve(served / "tagging_text/1", text=texts_of(*texts))
+    for row, result in enumerate(expected):
+        number = len(result["words"])
+        assert (found["words"][row, number:] == b"").all()
+        assert (found["scores"][row, number:] == 0).all()
+        for key, name in (("word", "words"), ("label", "labels")):
+            values = [value.decode() for value in found[name][row, :number]]
+            assert values == [word[key] for word in result["words"]]
+        for key in ("score", "start", "end"):
+            np.testing.assert_allclose(
+                found[f"{key}s"][row, :number], [word[key] for word in result["words"]], atol=1e-5
+            )
+    assert len(expected[3]["words"]) == 123  # More windows than are computed at once.
+    assert texts[0][found["starts"][0, 0] : found["ends"][0, 0]] == "Good"
+
+
+@pytest.mark.parametrize("name", ["qa", "qa2"])
+def test_answers_are_found_in_windows(served, name):
+    questions = [
+        ("good cat?", "the dog, a Cat. " * 12 + "北 red"),
+        ("", "house"),
+        ("bad " * 30, ""),
+        ("tree", "naïve 🙂 trees"),
+    ]
+    predictor = Predictor.from_pretrained(str(served / f"models/{name}"))
+    first, second = zip(*questions)
+    inputs = {"question": texts_of(*first), "context": texts_of(*second)}
+    found = serve(served / f"{name}_text/1", **inputs)
+    for row, expected in enumerate(predictor(questions)):
+        answers = expected["answers"]
+        number = len(answers)
+        assert [a.decode() for a in found["answers"][row, :number]] == [a["text"] for a in answers]
+        assert (found["answers"][row, number:] == b"").all()
+        for key in ("score", "start", "end"):
+            np.testing.assert_allclose(
+                found[f"{key}s"][row, :number], [a[key] for a in answers], atol=1e-5
+            )
+        assert found["answer"][row].decode() == expected["answer"]
+        if name == "qa2":
+            np.testing.assert_allclose(
+                found["no_answer_score"][row], expected["no_answer_score"], atol=1e-5
+            )
+    assert number == predictor.task.config.n_best_size and b"" in found["answer"].tolist()
+
+
+def test_windows_are_those_of_training():
+    spec = tf.RaggedTensorSpec([None, None], tf.int64, ragged_rank=1)
+    find = tf.function(find_windows, input_signature=[spec, tf.TensorSpec([], tf.int64)])
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        room = int(generator.integers(3, 20))
+        rows = [
+            generator.integers(1, room + 1, generator.integers(0, 40)).tolist()
+            for _ in range(generator.integers(1, 5))
+        ]
+        found = find(tf.ragged.constant(rows, dtype=tf.int64, ragged_rank=1), room)
+        assert list(zip(*(values.numpy().tolist() for values in found))) == [
+            (number, *window)
+            for number, row in enumerate(rows)
+            if row
+            for window in windows(row, room)
+        ]
+
+
+def test_pieces_for_masks(served):
+    """Against the generator itself; of two texts without as many masks, one is padded."""
+    generator = Generator.from_pretrained(str(served / "models/generator"))
+    tokenizer = Tokenizer.from_pretrained(str(served / "models/generator"))
+    found = serve(
+        served / "generator_text/1", text=texts_of("[MASK] cat[MASK]s", "a bad [MASK].", "dog")
+    )
+    rows = ["[CLS] [MASK] cat [MASK] [UNK] [SEP]", "[CLS] a bad [MASK] . [SEP] [PAD]"]
+    places = [(0, 1), (0, 3), (1, 3)]
+    ids = [[VOCAB.index(piece) for piece in row.split()] for row in rows]
+    ids = np.array([row + [0] * (7 - len(row)) for row in ids])
+    logits = generator({"input_ids": ids, "input_mask": (ids > 0).astype(np.int32)})["logits"]
+    probabilities = tf.nn.softmax(logits).numpy()
+    assert found["tokens"].shape == found["scores"].shape == (3, 2, 3)
+    for (row, position), (to_row, number) in zip(places, [(0, 0), (0, 1), (1, 0)]):
+        best = np.argsort(-probabilities[row, position])[:3]
+        assert found["tokens"][to_row, number].tolist() == [VOCAB[i].encode() for i in best]
+        np.testing.assert_allclose(
+            found["scores"][to_row, number], probabilities[row, position, best], atol=1e-5
+        )
+    assert (found["scores"][[1, 2, 2], [1, 0, 1]] == 0).all()
+    assert (found["tokens"][[1, 2, 2], [1, 0, 1]] == b"").all()
+    assert tokenizer.vocab == VOCAB
 
 
 def test_any_bytes_are_a_text(served):
@@ -109,6 +255,15 @@ def test_any_bytes_are_a_text(served):
         b"\xf0\x9f",
         b"\xed\xa0\x80 cat",
     ]
+    for name in ("generator", "tagging"):
+        found = serve(served / f"{name}_text/1", text=np.array(texts, object))
+        assert np.isfinite(found["scores"]).all()
+    found = serve(
+        served / "qa_text/1",
+        question=np.array(texts, object),
+        context=np.array(texts[::-1], object),
+    )
+    assert np.isfinite(found["scores"]).all()
     found = serve(served / "discriminator_text/7", text=np.array(texts, object))
     assert found["pieces"].shape == found["replaced_probabilities"].shape
     assert np.isfinite(found["replaced_probabilities"]).all()
@@ -189,3 +344,149 @@ def test_other_numbers_than_pythons_are_refused(served, tmp_path, capsys):
     assert verify_command.main(["", str(folder)]) == 2
     assert verify_command.main([""]) == 2
     assert "give one folder" in capsys.readouterr().err
+
+
+def requests_of(folder):
+    records = tf.data.TFRecordDataset(str(folder / WARMUP_FILE)).as_numpy_iterator()
+    return [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
+
+
+def test_warm_up(served, tmp_path, capsys):
+    """The records are what a server reads; a request that fails there fails here."""
+    folder = served / "models/regression"
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(
+        '{"text": "good", "text_pair": "bad"}\n{"text": ["a", "b"], "text_pair": ["é", ""]}\n'
+    )
+    assert export(folder, tmp_path, "r", f"--warmup={requests}") == 0
+    logs = requests_of(tmp_path / "r_text/1")
+    assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * 2 + ["regress_log"] * 2
+    request = logs[1].predict_log.request
+    assert (request.model_spec.name, request.model_spec.signature_name) == (
+        "r_text",
+        "serving_default",
+    )
+    assert tf.make_ndarray(request.inputs["text_pair"]).tolist() == ["é".encode(), b""]
+    ids = tf.make_ndarray(requests_of(tmp_path / "r/1")[0].predict_log.request.inputs["input_ids"])
+    assert ids.tolist() == [[VOCAB.index(p) for p in "[CLS] good [SEP] bad [SEP]".split()]]
+    [example] = logs[2].regress_log.request.input.example_list.examples
+    assert example.features.feature["text"].bytes_list.value == [b"good"]
+
+    del example.features.feature["text"]
+    with tf.io.TFRecordWriter(str(tmp_path / "r_text/1" / WARMUP_FILE)) as writer:
+        for log in logs:
+            writer.write(log.SerializeToString())
+    assert verify_command.main(["", str(tmp_path / "r_text/1")]) == 2
+    assert "warm-up request 2: " in capsys.readouterr().err
+    (tmp_path / "r_text/1" / WARMUP_FILE).write_bytes(b"nothing")
+    assert verify_command.main(["", str(tmp_path / "r_text/1")]) == 2
+    assert "record 0: no request" in capsys.readouterr().err
+
+    for line, message in (
+        ("[]", "other keys"),
+        ('{"text": "a"}', "other keys"),
+        ('{"text": "a", "text_pair": 1}', "'text_pair' has what is no text"),
+        ('{"text": [["a"]], "text_pair": "b"}', "'text' is of shape (1, 1)"),
+        ('{"text": ["a", "b"], "text_pair": "b"}', "unlike numbers of rows"),
+        ("{", "Expecting property name"),
+    ):
+        requests.write_text(line + "\n")
+        assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
+        error = capsys.readouterr().err
+        assert f"{requests}:1: {message}" in error and '"text": text, "text_pair": text' in error
+    requests.write_text("")
+    assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
+    assert export(folder, tmp_path, "r", "--warmup=missing.jsonl") == 2
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["1"]
+    assert not (served / "generator/1" / WARMUP_FILE).exists()  # --warmup=none
+
+
+def test_the_servers_files(served, tmp_path, capsys):
+    def models():
+        config = model_server_config_pb2.ModelServerConfig()
+        text_format.Parse((tmp_path / "models.config").read_text(), config)
+        return {model.name: model for model in config.model_config_list.config}
+
+    def add(name, version, *labels, server_dir="/models"):
+        names = [name, f"{name}_text"]
+        server_files.add_to_models(str(tmp_path), names, version, labels, server_dir)
+
+    write = server_files.write_server_files
+    add("a", 1)
+    write(str(tmp_path), 8)
+    assert {name: model.base_path for name, model in models().items()} == {
+        "a": "/models/a",
+        "a_text": "/models/a_text",
+    }
+    assert not models()["a"].HasField("model_version_policy")  # The newest alone.
+    assert "max_batch_size { value: 8 }" in (tmp_path / "batching_parameters.txt").read_text()
+    assert "/monitoring/prometheus/metrics" in (tmp_path / "monitoring.config").read_text()
+
+    # Labels stay where they are until another version gets them.
+    (tmp_path / "batching_parameters.txt").write_text("mine")
+    add("a", 2, "stable")
+    add("a", 3, "canary", server_dir="/elsewhere/")
+    add("b", 1, server_dir="/elsewhere/")
+    write(str(tmp_path), 16)
+    assert (tmp_path / "batching_parameters.txt").read_text() == "mine"
+    model = models()["a_text"]
+    assert dict(model.version_labels) == {"stable": 2, "canary": 3}
+    assert list(model.model_version_policy.specific.versions) == [2, 3]
+    assert model.base_path == "/models/a_text" and models()["b"].base_path == "/elsewhere/b"
+    add("a", 4, "stable")
+    model = models()["a"]
+    assert dict(model.version_labels) == {"stable": 4, "canary": 3}
+    assert list(model.model_version_policy.specific.versions) == [3, 4]
+    # The module's exports had the same folder.
+    text = (served / "models.config").read_text()
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    assert len(config.model_config_list.config) == 2 * (2 + len(TASKS))
+    assert "max_batch_size { value: 32 }" in (served / "batching_parameters.txt").read_text()
+
+    (tmp_path / "models.config").write_text("models {")
+    assert export(served / "models/discriminator", tmp_path, "a") == 2
+    assert "mend or remove the file" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def save_function(folder, function):
+    module = tf.Module()
+    spec = tf.TensorSpec([None], tf.float32, name="x")
+    module.serve = tf.function(function, input_signature=[spec], autograph=False)
+    module.variable = tf.Variable(1.0)
+    tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda x: {"y": tf.py_function(lambda v: v, [x], tf.float32)}, "calls Python"),
+        (lambda x: {"y": tf.function(lambda v: v * 2, jit_compile=True)(x)}, "compiled by XLA"),
+        (lambda x: {"y": tf.reduce_sum(x)}, "the first axis of 'y' is not the batch"),
+        (
+            lambda x: {"y": tf.cast(tf_text.utf8_binarize(tf.as_string(x)), tf.float32)[:, 0]},
+            "neither TensorFlow's own nor",
+        ),
+    ],
+)
+def test_what_no_server_runs_is_refused(tmp_path, function, message):
+    save_function(tmp_path / "1", function)
+    with pytest.raises(UserError, match=message):
+        verify(str(tmp_path / "1"))
+
+
+def test_openvino_agrees(served, capsys):
+    pytest.importorskip("openvino", reason="the second runtime; pip install 'electra_tf[openvino]'")
+    for name in (
+        "discriminator/7",
+        "generator/1",
+        "topics/1",
+        "tagging/1",
+        "qa/1",
+        "qa2/1",
+        "choice/1",
+    ):
+        assert verify_command.main(["", str(served / name)]) == 0
+        printed = capsys.readouterr().out
+        difference = float(printed.split("OpenVINO: largest difference ")[1])
+        assert difference <= 1e-5

@@ -3,6 +3,10 @@
 import keras
 
 from electra_tf import Discriminator, EncoderConfig, Tokenizer
+from electra_tf.configs import HEADS_BY_KIND
+from electra_tf.tasks import kind_of
+from electra_tf.tasks.config import task_config
+from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "good bad cat dog house tree red blue".split()
@@ -30,3 +34,25 @@ def save_tiny_encoder(folder, vocab):
     keras.utils.set_random_seed(3)
     Discriminator(tiny_config(vocab)).save_pretrained(str(folder))
     Tokenizer(vocab).save_pretrained(str(folder))
+
+
+def save_tiny_task(folder, vocab, keys, labels=None, head=None):
+    """Writes a fine-tuned model with random weights.
+
+    Args:
+      folder: where to.
+      vocab: list of str.
+      keys: dict of the task's keys but `name`.
+      labels: str of them with spaces between, or a regression's range.
+      head: None for the kind's own.
+    """
+    config = task_config({"name": "t", **keys}, "")
+    is_range = isinstance(labels, tuple)
+    task = kind_of(config)(
+        config, labels.split() if labels and not is_range else None, labels if is_range else None
+    )
+    keras.utils.set_random_seed(1)
+    network = task.create_network(
+        tiny_config(vocab), head=head or HEADS_BY_KIND[config.kind][0], classifier_dropout=0.1
+    )
+    save_finetuned([FinetunedModel(task, network, Tokenizer(vocab), 24)], str(folder))

@@ -13,6 +13,8 @@ A task is a dict:
   mask_id, special_ids: id of [MASK]; ids that are never hidden.
   batches: .npz of input_ids, input_mask, segment_ids, int32 [N, T], in the order to train in.
   records: folder of the same examples as records.
+
+benchmarks/serving.py talks in the same way; `serve_requests` has its turns.
 """
 
 import json
@@ -29,24 +31,65 @@ def serve(build):
       build: function of a task that makes a model and returns a function of a number of steps,
         which trains them, waits for the last one and returns its loss.
     """
+
+    def turns(task):
+        run_steps = build(task)
+
+        def turn(steps):
+            wall, cpu = time.perf_counter(), time.process_time()
+            loss = float(run_steps(steps))
+            return {
+                "seconds_per_step": (time.perf_counter() - wall) / steps,
+                "cpu_seconds_per_step": (time.process_time() - cpu) / steps,
+                "peak_rss_mb": peak_rss_mb(),
+                "loss": loss,
+            }
+
+        return turn
+
+    _converse(turns)
+
+
+def serve_requests(build):
+    """Speaks the protocol of benchmarks/serving.py.
+
+    A turn has `texts`, list of str, and `requests`, how often they are asked for, one request after the
+    other; answered are `seconds`, a list of each request's, `cpu_seconds` of all, and `scores`.
+
+    Args:
+      build: function of a task that loads a model and returns a function from list of str to scores,
+        list of lists.
+    """
+
+    def turns(task):
+        predict = build(task)
+
+        def turn(texts, requests):
+            seconds, cpu = [], time.process_time()
+            for _ in range(requests):
+                begin = time.perf_counter()
+                scores = predict(texts)
+                seconds.append(time.perf_counter() - begin)
+            cpu = time.process_time() - cpu
+            return {"seconds": seconds, "cpu_seconds": cpu, "scores": scores}
+
+        return turn
+
+    _converse(turns)
+
+
+def _converse(build):
+    """Answers a task, then turns; `build` gives for a task a function of a turn's keys."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What libraries print goes to the log.
 
-    def answer(**values):
+    def answer(values):
         print(json.dumps(values), file=answers, flush=True)
 
-    run_steps = build(json.loads(sys.stdin.readline()))
-    answer(is_ready=True)
+    turn = build(json.loads(sys.stdin.readline()))
+    answer({"is_ready": True})
     for line in iter(sys.stdin.readline, ""):
-        steps = json.loads(line)["steps"]
-        wall, cpu = time.perf_counter(), time.process_time()
-        loss = float(run_steps(steps))
-        answer(
-            seconds_per_step=(time.perf_counter() - wall) / steps,
-            cpu_seconds_per_step=(time.process_time() - cpu) / steps,
-            peak_rss_mb=peak_rss_mb(),
-            loss=loss,
-        )
+        answer(turn(**json.loads(line)))
 
 
 def step_by_step(train_step, batches):

@@ -2,8 +2,9 @@
 
   python -m electra_tf.verify_export served/sst2/1
 
-Loads it and runs each signature through TensorFlow's C API, in a process without TensorFlow's Python
-code, with XLA off and no operations but TensorFlow's own and the tokenizer's.
+Loads it and runs each signature and each request of its warm-up through TensorFlow's C API, in a process
+without TensorFlow's Python code, with XLA off and no operations but TensorFlow's own and the
+tokenizer's. A model of ids is run by OpenVINO, too, where that is installed.
 """
 
 import sys
@@ -21,15 +22,24 @@ def _run_on(folder):
     from rich.console import Console
     from rich.table import Table
 
-    from electra_tf.export.verify import verify
+    from electra_tf.export.verify import verify, verify_by_openvino, why_not_by_openvino
 
+    report = verify(folder)
     table = Table(title=folder)
     for column in ("signature", "inputs", "output", "largest difference"):
         table.add_column(column)
-    for signature, inputs, outputs in verify(folder):
+    for signature, inputs, outputs in report.signatures:
         for name, difference in outputs.items():
             table.add_row(signature, ", ".join(inputs), name, f"{difference:.1e}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(table)
+    console.print(f"warm-up: {report.num_warmup} requests ran")
+    reason = why_not_by_openvino(folder)
+    if reason:
+        console.print(f"OpenVINO: skipped, {reason}", markup=False)
+    else:
+        difference = max(verify_by_openvino(folder).values())
+        console.print(f"OpenVINO: largest difference {difference:.1e}")
 
 
 def main(argv=None):

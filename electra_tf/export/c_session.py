@@ -3,8 +3,8 @@
   python -m electra_tf.export.c_session MODEL_FOLDER REQUEST.npz RESULT.npz
 
 Nothing of TensorFlow's Python code is imported: what loads here, and runs, does so in C++ alone. XLA is
-off, as it is in a server that nobody asked for it; the operations of TensorFlow Text are loaded if
-REQUEST asks for them.
+off, as it is in a server that nobody asked for it. What is not TensorFlow's own must be an operation of
+TensorFlow Text that servers have.
 """
 
 import ctypes
@@ -18,8 +18,12 @@ import numpy as np
 _STRING = 7
 _DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 9: np.int64, 10: np.bool_}
 _TSTRING_BYTES = 24
-# What a server has of TensorFlow Text since 2.12.1, as far as the tokenizer needs it.
-_TEXT_LIBRARIES = ("_fast_bert_normalizer.so", "_fast_wordpiece_tokenizer.so")
+# What a server has of TensorFlow Text since 2.12.1, as far as the tokenizer needs it: an operation, and
+# the library that it is in.
+TEXT_OPERATIONS = {
+    "FastBertNormalize": "_fast_bert_normalizer.so",
+    "FastWordpieceTokenizeWithOffsets": "_fast_wordpiece_tokenizer.so",
+}
 _DISABLE_XLA = "_ZN10tensorflow21DisableXlaCompilationEv"  # tensorflow::DisableXlaCompilation()
 
 
@@ -79,22 +83,24 @@ def _as_bytes(item):
 class CSession:
     """A SavedModel, loaded by the C API."""
 
-    def __init__(self, folder, tags=("serve",), with_text=False):
+    def __init__(self, folder, operations, tags=("serve",)):
         """Loads it.
 
         Args:
           folder: the SavedModel's.
+          operations: names of all that its graph and its functions have.
           tags: of its graph.
-          with_text: whether it may have operations of TensorFlow Text.
 
         Raises:
-          SessionError: TensorFlow cannot load it.
+          SessionError: it has operations that are neither TensorFlow's own nor of `TEXT_OPERATIONS`, or
+            TensorFlow cannot load it.
         """
         root = _package_folder("tensorflow")
         ctypes.CDLL(os.path.join(root, "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
         self._c = ctypes.CDLL(os.path.join(root, "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
         for name in (
             "TF_NewStatus",
+            "TF_NewBuffer",
             "TF_NewGraph",
             "TF_NewSessionOptions",
             "TF_LoadSessionFromSavedModel",
@@ -110,9 +116,8 @@ class CSession:
             getattr(self._c, name).restype = ctypes.c_int64
         getattr(self._c, _DISABLE_XLA)()
         self._status = ctypes.c_void_p(self._c.TF_NewStatus())
-        if with_text:
-            self._load_text_operations()
         self._graph = ctypes.c_void_p(self._c.TF_NewGraph())
+        self._load_operations(operations)
         meta_graph = _Buffer()
         options = ctypes.c_void_p(self._c.TF_NewSessionOptions())
         self._session = ctypes.c_void_p(
@@ -130,11 +135,24 @@ class CSession:
         self._check()
         self.meta_graph = ctypes.string_at(meta_graph.data, meta_graph.length)
 
-    def _load_text_operations(self):
+    def _load_operations(self, operations):
+        """Loads the libraries of those that are not TensorFlow's own."""
         folder = os.path.join(_package_folder("tensorflow_text"), "python", "ops")
-        for name in _TEXT_LIBRARIES:
-            self._c.TF_LoadLibrary(os.path.join(folder, name).encode(), self._status)
+        for name in [name for name in operations if not self._is_registered(name)]:
+            if name not in TEXT_OPERATIONS:
+                raise SessionError(
+                    f"the operation {name} is neither TensorFlow's own nor one of TensorFlow Text's "
+                    f"{', '.join(TEXT_OPERATIONS)}"
+                )
+            library = os.path.join(folder, TEXT_OPERATIONS[name])
+            self._c.TF_LoadLibrary(library.encode(), self._status)
             self._check()
+
+    def _is_registered(self, operation):
+        definition = ctypes.c_void_p(self._c.TF_NewBuffer())
+        self._c.TF_GraphGetOpDef(self._graph, operation.encode(), definition, self._status)
+        self._c.TF_DeleteBuffer(definition)
+        return self._c.TF_GetCode(self._status) == 0
 
     def _check(self):
         if self._c.TF_GetCode(self._status):
@@ -231,16 +249,19 @@ def _package_folder(name):
 def main(argv):
     """Loads a model, runs what REQUEST asks for, and writes the results.
 
-    REQUEST has `plan`, one string of JSON: `with_text`, and `runs`, a list of `name`, `feeds` (dict
-    from tensor to array's name) and `fetches` (dict from result's name to tensor).
+    REQUEST has `plan`, one string of JSON: `operations`, see `CSession`, and `runs`, a list of `name`,
+    `feeds` (dict from tensor to array's name) and `fetches` (dict from result's name to tensor).
     """
     folder, request, result = argv
     arrays = read_arrays(request)
     plan = json.loads(arrays["plan"].item())
-    session, results = CSession(folder, with_text=plan["with_text"]), {}
+    session, results = CSession(folder, plan["operations"]), {}
     for run in plan["runs"]:
         feeds = {tensor: arrays[name] for tensor, name in run["feeds"].items()}
-        values = session.run(feeds, list(run["fetches"].values()))
+        try:
+            values = session.run(feeds, list(run["fetches"].values()))
+        except SessionError as error:
+            raise SessionError(f"{run['name']}: {error}") from None
         results |= {f"{run['name']}/{name}": value for name, value in zip(run["fetches"], values)}
     assert "tensorflow" not in sys.modules
     write_arrays(result, results)

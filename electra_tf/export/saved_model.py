@@ -7,14 +7,15 @@ import tensorflow as tf
 
 from electra_tf import files
 from electra_tf.errors import UserError
+from electra_tf.export import warmup
 from electra_tf.export.c_session import write_arrays
 from electra_tf.export.verify import REFERENCE_FILE, verify
 
-# The last ones: nothing at all, and bytes that are no UTF-8.
-_TEXTS = (b"Time flies like an arrow.", "Naïve? 北京!".encode(), b"", b"half \xff\xfe a word")
+# Also nothing at all, and bytes that are no UTF-8. The last one is repeated until it fills a sequence.
+_TEXTS = (b"Time flies like an arrow.", "Naïve? 北京 [MASK]!".encode(), b"", b"half \xff\xfe ")
 
 
-def export(servables, output_dir, name, version=None):
+def export(servables, output_dir, name, version=None, requests=None):
     """Writes `OUTPUT_DIR/NAME/VERSION`, which takes ids, and `OUTPUT_DIR/NAME_text/VERSION`, strings.
 
     ```python
@@ -28,6 +29,7 @@ def export(servables, output_dir, name, version=None):
       output_dir: folder of models.
       name: of the model.
       version: positive int; None for the one after the last.
+      requests: of warm-up, list of dicts from input of strings to array; None for some of our own.
 
     Returns:
       list of the two folders.
@@ -35,59 +37,93 @@ def export(servables, output_dir, name, version=None):
     Raises:
       UserError: the version is there, or a model does not run outside of Python.
     """
-    bases = [tf.io.gfile.join(output_dir, name), tf.io.gfile.join(output_dir, f"{name}_text")]
-    version = version or 1 + max((v for base in bases for v in _versions(base)), default=0)
+    names = (name, f"{name}_text")
+    bases = [tf.io.gfile.join(output_dir, each) for each in names]
+    version = version or 1 + max((v for base in bases for v in versions(base)), default=0)
     folders = [tf.io.gfile.join(base, str(version)) for base in bases]
     for folder in folders:
         if tf.io.gfile.exists(folder):
             raise UserError(f"{folder}: this version is there; give another --version")
+    texts = reference_texts(servables)
+    ids = ids_of(servables, texts)
+    if requests is None:
+        requests, ids_requests = ([_first_row(inputs), inputs] for inputs in (texts, ids))
+    else:
+        ids_requests = [ids_of(servables, request) for request in requests]
     with files.replacing(folders[0]) as ids_folder, files.replacing(folders[1]) as text_folder:
-        _write(servables.ids(), ids_folder, _reference_ids(servables))
-        _write(servables.text(), text_folder, _reference_texts(servables))
-        for folder in (ids_folder, text_folder):
-            verify(folder)
+        write(servables.ids(), ids_folder, ids, names[0], ids_requests)
+        write(servables.text(), text_folder, texts, names[1], requests)
     return folders
 
 
-def _versions(base):
+def versions(base):
+    """Numbers of a model's versions, a list."""
     names = tf.io.gfile.listdir(base) if tf.io.gfile.isdir(base) else []
     return [int(name) for name in (n.rstrip("/") for n in names) if name.isdecimal()]
 
 
-def _reference_texts(servables):
-    return {
-        name: np.array(_TEXTS[i:] + _TEXTS[:i], object) for i, name in enumerate(servables.texts)
-    }
+def reference_texts(servables):
+    """Inputs of strings, a dict of arrays: what is short, long, empty or malformed."""
+    long = _TEXTS[-1] * (1 + servables.max_seq_length // 3)
+    texts, results = (*_TEXTS[:-1], long), {}
+    for number, spec in enumerate(servables.text_specs()):
+        values = np.array(texts[number:] + texts[:number], object)
+        for size in spec.shape[1:]:
+            values = np.stack([np.roll(values, shift) for shift in range(size)], axis=1)
+        results[spec.name] = values
+    return results
 
 
-def _reference_ids(servables):
-    texts = [tf.constant(list(column)) for column in _reference_texts(servables).values()]
-    return {name: values.numpy() for name, values in servables.batch_of(texts).items()}
+def _first_row(inputs):
+    return {name: values[:1] for name, values in inputs.items()}
 
 
-def _write(servable, folder, inputs):
-    """Writes a SavedModel, and what it gives for some inputs.
+def ids_of(servables, texts):
+    """The inputs of ids of inputs of strings; both are dicts of arrays."""
+    columns = [tf.constant(column.tolist(), tf.string) for column in texts.values()]
+    return {name: values.numpy() for name, values in servables.batch_of(columns).items()}
+
+
+def write(servable, folder, inputs, name, requests):
+    """Writes a SavedModel with what it gives for some inputs, and with warm-up; verifies it.
 
     Args:
       servable: `Servable`.
       folder: where to.
       inputs: dict of arrays, of `serving_default`.
+      name: by which a server will know the model.
+      requests: list of dicts like `inputs`, of warm-up.
     """
+    # Traced once, for the file and for the reference.
+    functions = {key: f.get_concrete_function() for key, f in servable.signatures.items()}
     tf.saved_model.save(
         servable.module,
         folder,
-        servable.signatures,
+        functions,
         tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
     arrays = {}
-    for name, function in servable.signatures.items():
-        given = inputs if name == "serving_default" else {"inputs": _examples(inputs)}
-        arrays |= {f"{name}/input/{key}": value for key, value in given.items()}
-        outputs = function(*(tf.constant(value) for value in given.values()))
-        arrays |= {f"{name}/output/{key}": value.numpy() for key, value in outputs.items()}
+    for signature, function in functions.items():
+        given = _given(signature, inputs)
+        arrays |= {f"{signature}/input/{key}": value for key, value in given.items()}
+        outputs = function(**{key: tf.constant(value) for key, value in given.items()})
+        arrays |= {f"{signature}/output/{key}": value.numpy() for key, value in outputs.items()}
     content = io.BytesIO()
     write_arrays(content, arrays)
     files.write(tf.io.gfile.join(folder, REFERENCE_FILE), content.getvalue())
+    if requests:
+        logs = [
+            warmup.prediction_log(name, signature, _given(signature, request))
+            for signature in servable.signatures
+            for request in requests
+        ]
+        warmup.write_logs(folder, logs)
+    verify(folder)
+
+
+def _given(signature, inputs):
+    """What a signature takes for some inputs of `serving_default`."""
+    return inputs if signature == "serving_default" else {"inputs": _examples(inputs)}
 
 
 def _examples(inputs):

@@ -1,6 +1,7 @@
-"""What a server runs: models of ids and models of strings, each with named inputs and outputs.
+"""What a server runs: a model of ids and a model of strings, each with named inputs and outputs.
 
-A model of ids has TensorFlow's own operations alone. A server that was asked to
+A model of ids has TensorFlow's own operations alone and, in `serving_default`, numbers alone, so that
+other runtimes read it. A server that was asked to
 (`pad_variable_length_inputs`) pads its inputs with each one's first value, ids with [CLS] and the mask
 with 1; such padding is found and left out.
 """
@@ -9,13 +10,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from electra_tf.errors import UserError
-from electra_tf.interop.huggingface import find_encoder
-from electra_tf.modeling.electra import Discriminator
-from electra_tf.tasks.model_folder import is_finetuned, load_finetuned
-from electra_tf.tokenization import Tokenizer
-
 IDS = ("input_ids", "input_mask", "segment_ids")
+MAX_BATCH_SIZE = 32
 
 
 class Servable(NamedTuple):
@@ -35,28 +31,45 @@ class Servables:
     """The models of one kind of network, of ids and of strings.
 
     A subclass says what is computed from a batch of ids.
+
+    Attributes:
+      network: `modeling.electra.ElectraModel`.
+      tokenizer: `Tokenizer`.
+      max_seq_length: of the sequences to be served.
+      max_batch_size: rows that the network computes at once where texts are cut into windows.
     """
 
-    #: Texts of an example, as the inputs of strings are called.
+    #: The inputs of strings [B].
     texts = ("text",)
 
     def __init__(self, network, tokenizer, max_seq_length):
         self.network, self.tokenizer = network, tokenizer
-        self.max_seq_length = max_seq_length
+        self.max_seq_length, self.max_batch_size = max_seq_length, MAX_BATCH_SIZE
 
     def outputs(self, batch):
-        """Dict of tensors for a dict of int32 [B, T]."""
+        """Dict of tensors of numbers for a dict of int32 [B, T]."""
         raise NotImplementedError
+
+    def named(self, outputs):
+        """Outputs with the strings that numbers stand for."""
+        return outputs
 
     def example_signatures(self, outputs_of):
         """More signatures: of serialized tf.Examples. `outputs_of`: function of those."""
         return {}
 
+    def ids_specs(self):
+        """`tf.TensorSpec`s of the inputs of ids."""
+        return [tf.TensorSpec([None, None], tf.int32, name=name) for name in IDS]
+
+    def text_specs(self):
+        """`tf.TensorSpec`s of the inputs of strings."""
+        return [tf.TensorSpec([None], tf.string, name=name) for name in self.texts]
+
     def ids(self):
         """The `Servable` of ids: `serving_default`, and what `example_signatures` gives."""
-        specs = [tf.TensorSpec([None, None], tf.int32, name=name) for name in IDS]
 
-        @tf.function(input_signature=specs, autograph=False)
+        @tf.function(input_signature=self.ids_specs(), autograph=False)
         def serving_default(input_ids, input_mask, segment_ids):
             return self.outputs(self._batch(input_ids, input_mask, segment_ids))
 
@@ -70,15 +83,14 @@ class Servables:
             mask = tf.sequence_mask(lengths, shape[1], tf.int64)
             segments = ragged["segment_ids"].to_tensor(shape=shape)
             dense = (tf.cast(x, tf.int32) for x in (ids, mask, segments))
-            return self.outputs(self._batch(*dense))
+            return self.named(self.outputs(self._batch(*dense)))
 
         return self._servable(serving_default, self.example_signatures(parse))
 
     def text(self):
-        """The `Servable` of strings; of any length, the beginning counts."""
-        specs = [tf.TensorSpec([None], tf.string, name=name) for name in self.texts]
+        """The `Servable` of strings, of any length."""
 
-        @tf.function(input_signature=specs, autograph=False)
+        @tf.function(input_signature=self.text_specs(), autograph=False)
         def serving_default(*texts):
             return self.text_outputs(texts)
 
@@ -90,11 +102,11 @@ class Servables:
         return self._servable(serving_default, self.example_signatures(parse), self.tokenizer)
 
     def text_outputs(self, texts):
-        """Dict of tensors for one or two string tensors [B]."""
-        return self.outputs(self.batch_of(texts))
+        """Dict of tensors for the inputs of `text_specs`; of a text that is too long, the beginning counts."""
+        return self.named(self.outputs(self.batch_of(texts)))
 
     def batch_of(self, texts):
-        """The batch of ids of one or two string tensors [B]."""
+        """The batch of ids for the inputs of `text_specs`."""
         return self.pack([self.tokenizer.tokenize(text) for text in texts])
 
     def pack(self, segments):
@@ -111,131 +123,39 @@ class Servables:
 
     def _batch(self, input_ids, input_mask, segment_ids):
         """A batch of ids without the server's padding, nor ours, nor what is too long."""
-        cut = slice(None, self.max_seq_length)
         mask = input_mask * real_tokens(input_ids, self.tokenizer.pad_id)
         values = {"input_ids": input_ids, "input_mask": mask, "segment_ids": segment_ids}
-        return {name: value[:, cut] for name, value in values.items()}
+        return {name: value[..., : self.max_seq_length] for name, value in values.items()}
 
 
 def real_tokens(input_ids, pad_id):
-    """int32 [B, T], 0 on padding: `pad_id`, or at the end the row's first id again."""
-    repeats = tf.cast(tf.equal(input_ids, input_ids[:, :1]), tf.int32)
-    at_end = tf.math.cumprod(repeats, axis=1, reverse=True)
-    is_first = tf.one_hot(0, tf.shape(input_ids)[1], dtype=tf.int32)
-    return tf.cast(tf.not_equal(input_ids, pad_id), tf.int32) * tf.maximum(1 - at_end, is_first)
+    """int32 [..., T], 0 on padding: `pad_id`, or at the end the row's first id again."""
+    others = tf.cast(tf.not_equal(input_ids, input_ids[..., :1]), tf.int32)
+    has_others_behind = tf.cumsum(others, axis=-1, reverse=True) > 0
+    is_first = tf.range(tf.shape(input_ids)[-1]) == 0
+    return tf.cast((input_ids != pad_id) & (has_others_behind | is_first), tf.int32)
 
 
-class DiscriminatorServables(Servables):
-    """Which tokens of a text were replaced, and the encoder's vectors."""
-
-    def outputs(self, batch):
-        results = self.network(batch)
-        return {
-            "replaced_probabilities": tf.sigmoid(results["logits"])
-            * tf.cast(batch["input_mask"], tf.float32),
-            "sequence_output": results["sequence_output"],
-            "pooled_output": results["sequence_output"][:, 0],
-        }
-
-    def text_outputs(self, texts):
-        """Padding: an empty piece at (0, 0) with the probability 0."""
-        ids, starts, ends = self.tokenizer.tokenize_with_offsets(texts[0])
-        room = self.max_seq_length - 2
-        ids, starts, ends = (part[:, :room] for part in (ids, starts, ends))
-        batch = self.pack([ids])
-        probabilities = tf.sigmoid(self.network(batch)["logits"])
-        # [CLS] and [SEP] are no pieces of the text.
-        is_piece = tf.ones_like(ids).to_tensor()
-        pieces = tf.gather(tf.constant(self.tokenizer.vocab), ids.to_tensor())
-        return {
-            "pieces": tf.where(is_piece > 0, pieces, ""),
-            "starts": starts.to_tensor(),
-            "ends": ends.to_tensor(),
-            "replaced_probabilities": probabilities[:, 1:-1] * tf.cast(is_piece, tf.float32),
-        }
-
-
-class TextTaskServables(Servables):
-    """A fine-tuned model of texts or of pairs of texts."""
-
-    def __init__(self, finetuned):
-        super().__init__(finetuned.network, finetuned.tokenizer, finetuned.max_seq_length)
-        self.task = finetuned.task
-        self.texts = self.task.config.texts
-
-
-class ClassificationServables(TextTaskServables):
-    """Labels with their scores."""
-
-    def outputs(self, batch):
-        scores = self.task.outputs(self.network(batch)["logits"])
-        labels = tf.gather(tf.constant(self.task.labels), tf.argmax(scores, axis=1))
-        return {"label": labels, "scores": scores}
-
-    def example_signatures(self, outputs_of):
-        specs = [tf.TensorSpec([None], tf.string, name="inputs")]
-
-        @tf.function(input_signature=specs, autograph=False)
-        def classify(inputs):
-            scores = outputs_of(inputs)["scores"]
-            labels = tf.tile(tf.constant(self.task.labels)[None], [tf.shape(scores)[0], 1])
-            return {"classes": labels, "scores": scores}
-
-        return {"classify": classify}
-
-
-class RegressionServables(TextTaskServables):
-    """Numbers on the scale of the training data."""
-
-    def outputs(self, batch):
-        low, high = self.task.label_range
-        return {
-            "outputs": low + (high - low) * self.task.outputs(self.network(batch)["logits"])[:, 0]
-        }
-
-    def example_signatures(self, outputs_of):
-        specs = [tf.TensorSpec([None], tf.string, name="inputs")]
-
-        @tf.function(input_signature=specs, autograph=False)
-        def regress(inputs):
-            return {"outputs": outputs_of(inputs)["outputs"]}
-
-        return {"regress": regress}
-
-
-_BY_KIND = {"classification": ClassificationServables, "regression": RegressionServables}
-
-
-def load_servables(folder, max_seq_length=None, task=None):
-    """The `Servables` of a model folder.
+def in_chunks(function, batch, size):
+    """Computes a batch's rows some at a time, so that memory does not grow with their number.
 
     Args:
-      folder: of a discriminator, of a run with one in it, or of a fine-tuned model.
-      max_seq_length: of the sequences to be served; None for what the model was trained with, or of a
-        discriminator for all of its positions.
-      task: name of the task, of a folder with several.
+      function: of a dict of tensors [n, ...]; gives float32 [n, ...].
+      batch: dict of tensors [N, ...].
+      size: most rows at once.
 
-    Raises:
-      UserError: a file is missing or malformed, a kind that cannot be exported yet, or sequences longer
-        than the model's positions.
+    Returns:
+      float32 [N, ...].
     """
-    if is_finetuned(folder):
-        finetuned = load_finetuned(folder, task)
-        kind = finetuned.task.config.kind
-        if kind not in _BY_KIND:
-            raise UserError(
-                f"{folder}: a {kind} model; there is export for {', '.join(_BY_KIND)} yet"
-            )
-        servables = _BY_KIND[kind](finetuned)
-    else:
-        folder = find_encoder(folder)
-        network = Discriminator.from_pretrained(folder)
-        most = network.config.max_position_embeddings
-        servables = DiscriminatorServables(network, Tokenizer.from_pretrained(folder), most)
-    most = servables.network.config.max_position_embeddings
-    if max_seq_length and not 5 <= max_seq_length <= most:
-        raise UserError(
-            f"--max_seq_length={max_seq_length}: the model has {most} positions; give 5 to {most}"
-        )
-    servables.max_seq_length = max_seq_length or servables.max_seq_length
-    return servables
+    num_rows = tf.shape(next(iter(batch.values())))[0]
+    num_chunks = tf.maximum(-(-num_rows // size), 1)  # Of no rows, an empty one.
+
+    def compute(number, chunks):
+        rows = {name: v[number * size : (number + 1) * size] for name, v in batch.items()}
+        return number + 1, chunks.write(number, function(rows))
+
+    chunks = tf.TensorArray(tf.float32, num_chunks)
+    _, chunks = tf.while_loop(
+        lambda number, _: number < num_chunks, compute, (0, chunks), parallel_iterations=1
+    )
+    return chunks.concat()

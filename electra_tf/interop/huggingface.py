@@ -255,10 +255,7 @@ def read_config(folder):
       UserError: no such file, not JSON, neither ELECTRA nor BERT, or a key is missing or unsupported.
     """
     path = tf.io.gfile.join(folder, CONFIG_FILE)
-    try:
-        values = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    values = _read_json(path)
     for key, supported in (
         ("model_type", ("electra", "bert")),
         ("hidden_act", ("gelu",)),
@@ -276,6 +273,11 @@ def read_config(folder):
     return validate(
         EncoderConfig, {f.name: values[f.name] for f in fields if f.name in values}, path
     )
+
+
+def architectures(folder):
+    """The classes of transformers that a folder's `config.json` names, a list of str."""
+    return list(_read_json(tf.io.gfile.join(folder, CONFIG_FILE)).get("architectures") or ())
 
 
 def read_tensors(folder):
@@ -322,6 +324,13 @@ def assign_tensors(tensors, arrays, where):
         raise UserError(f"{where}: the tensors do not match the model: {'; '.join(problems)}")
     for name, (variable, _) in tensors.items():
         variable.assign(values[name])
+
+
+def _read_json(path):
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
 
 
 def _read(path):

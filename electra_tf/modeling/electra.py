@@ -321,7 +321,8 @@ class QuestionAnswerer(ElectraModel):
         hidden = tf.cast(hidden_states[-1], tf.float32)
         is_context = tf.cast(inputs["is_context"], tf.int32)
         # [CLS] stands for "not in this window", or "no answer".
-        candidates = tf.cast(is_context, tf.float32) + tf.one_hot(0, tf.shape(hidden)[1])
+        is_first = tf.cast(tf.range(tf.shape(hidden)[1]) == 0, tf.float32)
+        candidates = tf.cast(is_context, tf.float32) + is_first
         starts = inputs.get("start_positions")
         logits = self.head(hidden, candidates, starts, training=training)
         if not training:

@@ -86,10 +86,14 @@ class Classification(Task):
     def _prediction(self, probabilities):
         scores = {label: float(p) for label, p in zip(self.labels, probabilities)}
         if self.config.multi_label:
-            prediction = [label for label, score in scores.items() if score >= 0.5]
+            prediction = [label for label, score in scores.items() if self.is_predicted(score)]
         else:
             prediction = self.labels[int(np.argmax(probabilities))]
         return {"prediction": prediction, "scores": scores}
+
+    def is_predicted(self, score):
+        """Of several labels, which ones: by a score, or a tensor of them."""
+        return score >= 0.5
 
     def confusion_pairs(self, predictions, examples):
         if self.config.multi_label:

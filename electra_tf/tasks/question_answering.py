@@ -17,7 +17,7 @@ from electra_tf.tasks.questions import read_questions
 from electra_tf.tasks.task import Task
 
 _CHUNK = 1024  # Texts that are tokenized at once.
-_NO_SPAN = -1e8  # Scores below are of no span (`modeling.spans`).
+NO_SPAN = -1e8  # Scores below are of no span (`modeling.spans`).
 
 
 class QuestionAnswering(Task):
@@ -134,7 +134,7 @@ class QuestionAnswering(Task):
         order = np.argsort(-scores, axis=None, kind="stable")
         found, texts = [], set()
         for window, index in zip(*np.unravel_index(order, scores.shape)):
-            if scores[window, index] < _NO_SPAN or len(found) == self.config.n_best_size:
+            if scores[window, index] < NO_SPAN or len(found) == self.config.n_best_size:
                 break
             first, last, start_score, end_score = tables[window, index + 1]
             start = int(starts[offsets[window] + int(first)])
@@ -146,7 +146,7 @@ class QuestionAnswering(Task):
         prediction = {"prediction": answers[0]["text"] if answers else "", "answers": answers}
         if self.config.version_2:
             no_answer, relative = tables[:, 0, 0].min(), tables[0, 0, 1]
-            best = max(scores.max(), _NO_SPAN)
+            best = max(scores.max(), NO_SPAN)
             prediction["no_answer_score"] = float(no_answer - relative * best)
             if self.threshold is not None and prediction["no_answer_score"] > self.threshold:
                 prediction["prediction"] = ""
