@@ -2,30 +2,26 @@
 
 import shutil
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_models import SPECIAL, tiny_config
+from tiny_models import (
+    TASKS,
+    VOCAB_WITH_SUFFIX,
+    save_tiny_encoder,
+    save_tiny_task,
+    tiny_config,
+)
 
-from electra_tf import Discriminator, Predictor, Tokenizer, UserError
+from electra_tf import Predictor, UserError
 from electra_tf.commands import export as command
 from electra_tf.commands import verify_export as verify_command
 from electra_tf.export.c_session import read_arrays, write_arrays
 from electra_tf.export.servables import real_tokens
 from electra_tf.export.verify import REFERENCE_FILE, verify
 from electra_tf.modeling.electra import SequenceClassifier
-from electra_tf.tasks import kind_of
-from electra_tf.tasks.config import task_config
-from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
 
-WORDS = "good bad cat dog house tree red blue".split()
-VOCAB = [*SPECIAL, *"abcdefgh", "##s", *WORDS]
-CONFIG = tiny_config(VOCAB)
-KINDS = {
-    "classification": ({"text": 0, "label": 1}, ["no", "yes", "maybe"], None),
-    "regression": ({"text": 0, "text_pair": 1, "label": 2}, None, (1.0, 5.0)),
-}
+CONFIG = tiny_config(VOCAB_WITH_SUFFIX)
 
 
 def export(folder, output_dir, name, *more):
@@ -33,26 +29,14 @@ def export(folder, output_dir, name, *more):
     return command.main(["", *arguments])
 
 
-def save_task(kind, folder):
-    """A model of a kind with random weights."""
-    columns, labels, label_range = KINDS[kind]
-    config = task_config({"name": "t", "kind": kind, "columns": columns}, "")
-    task = kind_of(config)(config, labels, label_range)
-    keras.utils.set_random_seed(1)
-    network = task.create_network(CONFIG, head="dense", classifier_dropout=0.1)
-    save_finetuned([FinetunedModel(task, network, Tokenizer(VOCAB), 24)], str(folder))
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """Exports of a discriminator, of a classifier and of a regression of pairs."""
     folder = tmp_path_factory.mktemp("served")
-    keras.utils.set_random_seed(1)
-    Discriminator(CONFIG).save_pretrained(str(folder / "models/discriminator"))
-    Tokenizer(VOCAB).save_pretrained(str(folder / "models/discriminator"))
+    save_tiny_encoder(folder / "models/discriminator", VOCAB_WITH_SUFFIX)
     assert export(folder / "models", folder, "discriminator", "--version=7") == 0
-    for kind in KINDS:
-        save_task(kind, folder / "models" / kind)
+    for kind in TASKS:
+        save_tiny_task(folder / "models" / kind, kind)
         assert export(folder / "models" / kind, folder, kind) == 0
     return folder
 
@@ -70,11 +54,11 @@ def serve(folder, **inputs):
 
 def test_folders_and_signatures(served, capsys):
     names = {path.name for path in served.iterdir()} - {"models"}
-    assert names == {f"{n}{s}" for n in ("discriminator", *KINDS) for s in ("", "_text")}
+    assert names == {f"{n}{s}" for n in ("discriminator", *TASKS) for s in ("", "_text")}
     assert [path.name for path in (served / "discriminator").iterdir()] == ["7"]
     signatures = {v.signature: v for v in verify(str(served / "classification/1"))}
     assert signatures["serving_default"].inputs == ["input_ids", "input_mask", "segment_ids"]
-    assert set(signatures["serving_default"].outputs) == {"label", "scores"}
+    assert set(signatures["serving_default"].outputs) == {"label", "labels", "scores"}
     assert signatures["classify"].inputs == ["inputs"]
     assert set(signatures["classify"].outputs) == {"classes", "scores"}
     assert verify_command.main(["", str(served / "regression_text/1")]) == 0

@@ -169,17 +169,20 @@ class ClassificationServables(TextTaskServables):
 
     def outputs(self, batch):
         scores = self.task.outputs(self.network(batch)["logits"])
-        labels = tf.gather(tf.constant(self.task.labels), tf.argmax(scores, axis=1))
-        return {"label": labels, "scores": scores}
+        labels = tf.constant(self.task.labels)
+        return {
+            "label": tf.gather(labels, tf.argmax(scores, axis=1)),
+            "labels": tf.tile(labels[None], [tf.shape(scores)[0], 1]),
+            "scores": scores,
+        }
 
     def example_signatures(self, outputs_of):
         specs = [tf.TensorSpec([None], tf.string, name="inputs")]
 
         @tf.function(input_signature=specs, autograph=False)
         def classify(inputs):
-            scores = outputs_of(inputs)["scores"]
-            labels = tf.tile(tf.constant(self.task.labels)[None], [tf.shape(scores)[0], 1])
-            return {"classes": labels, "scores": scores}
+            outputs = outputs_of(inputs)
+            return {"classes": outputs["labels"], "scores": outputs["scores"]}
 
         return {"classify": classify}
 
