@@ -10,6 +10,8 @@ VERSION = re.search(
     r'^__version__ = "(.+)"', (ROOT / "electra_tf" / "version.py").read_text(), re.M
 ).group(1)
 
+SERVING = ["grpcio", "requests", "tensorflow-serving-api==2.20.*"]
+
 setup(
     name="electra_tf",
     version=VERSION,
@@ -45,7 +47,7 @@ setup(
         "scipy",
         "seqeval",
         "tensorflow-datasets",
-        "tensorflow-serving-api==2.20.*",
+        "tensorflow-serving-api==2.20.*",  # The exporter writes requests of warm-up.
         "tokenizers>=0.20",
         "tqdm",
     ],
@@ -53,7 +55,10 @@ setup(
         "gpu": ["tensorflow[and-cuda]~=2.20.0"],
         "notebook": ["ipykernel", "nbclient"],
         "openvino": ["openvino"],
+        "serving": SERVING,
         "test": [
+            *SERVING,
+            "cryptography",
             "hypothesis",
             "ipykernel",
             "nbclient",
@@ -73,6 +78,7 @@ setup(
             "electra-finetune=electra_tf.commands.finetune:main",
             "electra-export=electra_tf.commands.export:main",
             "electra-verify-export=electra_tf.commands.verify_export:main",
+            "electra-query=electra_tf.commands.query:main",
             "electra-plan=electra_tf.commands.plan:main",
             "electra-demo=electra_tf.commands.demo:main",
         ]

@@ -10,7 +10,8 @@ import tensorflow_text as tf_text
 from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
-from tiny_models import SPECIAL, save_tiny_task, tiny_config
+from tiny_models import TASKS, save_tiny_task, tiny_config
+from tiny_models import VOCAB_WITH_SUFFIX as VOCAB
 
 from electra_tf import Discriminator, Generator, Predictor, Tokenizer, UserError
 from electra_tf.commands import export as command
@@ -24,36 +25,7 @@ from electra_tf.export.warmup import WARMUP_FILE
 from electra_tf.modeling.electra import SequenceClassifier
 from electra_tf.tasks.tagging import windows
 
-WORDS = "good bad cat dog house tree red blue".split()
-VOCAB = [*SPECIAL, *"abcdefgh.北", "##s", *WORDS]
 CONFIG = tiny_config(VOCAB)
-TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
-# By the name of the model: the task's keys, and its labels or range.
-TASKS = {
-    "classification": (
-        {"kind": "classification", "columns": {"text": 0, "label": 1}},
-        "no yes maybe",
-    ),
-    "topics": (
-        {"kind": "classification", "multi_label": True, "columns": {"text": 0, "label": 1}},
-        "a b c d",
-    ),
-    "regression": (
-        {"kind": "regression", "columns": {"text": 0, "text_pair": 1, "label": 2}},
-        (1.0, 5.0),
-    ),
-    "tagging": (
-        {"kind": "tagging", "scheme": "IOB2", "columns": {"token": 0, "tag": 1}},
-        " ".join(TAGS),
-    ),
-    # Heads: start_end and joint.
-    "qa": ({"kind": "qa", "doc_stride": 7, "max_answer_length": 4, "n_best_size": 5}, None),
-    "qa2": ({"kind": "qa", "version_2": True, "doc_stride": 9, "n_best_size": 3}, None),
-    "choice": (
-        {"kind": "multiple_choice", "columns": {"text": 0, "choices": [1, 2, 3], "label": 4}},
-        "A B C",
-    ),
-}
 
 
 def export(folder, output_dir, name, *more):
@@ -73,9 +45,8 @@ def served(tmp_path_factory):
     assert (
         export(folder / "models/generator", folder, "generator", "--top_k=3", "--warmup=none") == 0
     )
-    for name, (keys, labels) in TASKS.items():
-        head = {"qa": "start_end", "qa2": "joint"}.get(name)
-        save_tiny_task(folder / "models" / name, VOCAB, keys, labels, head)
+    for name in TASKS:
+        save_tiny_task(folder / "models" / name, name)
         # Two windows at once, so that there are several rounds.
         assert export(folder / "models" / name, folder, name, "--max_batch_size=2") == 0
     return folder
@@ -378,7 +349,7 @@ def test_warm_up(served, tmp_path, capsys):
             writer.write(log.SerializeToString())
     assert verify_command.main(["", str(tmp_path / "r_text/1")]) == 2
     assert "warm-up request 2: " in capsys.readouterr().err
-    (tmp_path / "r_text/1" / WARMUP_FILE).write_bytes(b"nothing")
+    (tmp_path / "r_text/1" / WARMUP_FILE).write_bytes(b"no record at all")
     assert verify_command.main(["", str(tmp_path / "r_text/1")]) == 2
     assert "record 0: no request" in capsys.readouterr().err
 

@@ -1,9 +1,8 @@
-"""A small encoder that several tests fine-tune or export."""
+"""Small models that several tests fine-tune, export or serve."""
 
 import keras
 
 from electra_tf import Discriminator, EncoderConfig, Tokenizer
-from electra_tf.configs import HEADS_BY_KIND
 from electra_tf.tasks import kind_of
 from electra_tf.tasks.config import task_config
 from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
@@ -11,6 +10,41 @@ from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "good bad cat dog house tree red blue".split()
 VOCAB = [*SPECIAL, *"abcdefgh", *WORDS]
+VOCAB_WITH_SUFFIX = [*SPECIAL, *"abcdefgh.北", "##s", *WORDS]
+# What is served, by name: the task's keys, its labels with spaces between or its range, its head.
+TASKS = {
+    "classification": (
+        {"kind": "classification", "columns": {"text": 0, "label": 1}},
+        "no yes maybe",
+        "dense",
+    ),
+    "topics": (
+        {"kind": "classification", "multi_label": True, "columns": {"text": 0, "label": 1}},
+        "a b c d",
+        "two_layers",
+    ),
+    "regression": (
+        {"kind": "regression", "columns": {"text": 0, "text_pair": 1, "label": 2}},
+        (1.0, 5.0),
+        "dense",
+    ),
+    "tagging": (
+        {"kind": "tagging", "scheme": "IOB2", "columns": {"token": 0, "tag": 1}},
+        "O B-X I-X B-Y I-Y",
+        "dense",
+    ),
+    "qa": (
+        {"kind": "qa", "doc_stride": 7, "max_answer_length": 4, "n_best_size": 5},
+        "",
+        "start_end",
+    ),
+    "qa2": ({"kind": "qa", "version_2": True, "doc_stride": 9, "n_best_size": 3}, "", "joint"),
+    "choice": (
+        {"kind": "multiple_choice", "columns": {"text": 0, "choices": [1, 2, 3], "label": 4}},
+        "A B C",
+        "summary",
+    ),
+}
 
 
 def tiny_config(vocab):
@@ -36,23 +70,16 @@ def save_tiny_encoder(folder, vocab):
     Tokenizer(vocab).save_pretrained(str(folder))
 
 
-def save_tiny_task(folder, vocab, keys, labels=None, head=None):
-    """Writes a fine-tuned model with random weights.
-
-    Args:
-      folder: where to.
-      vocab: list of str.
-      keys: dict of the task's keys but `name`.
-      labels: str of them with spaces between, or a regression's range.
-      head: None for the kind's own.
-    """
+def save_tiny_task(folder, name):
+    """Writes a fine-tuned model of `TASKS` with random weights."""
+    keys, labels, head = TASKS[name]
     config = task_config({"name": "t", **keys}, "")
-    is_range = isinstance(labels, tuple)
+    label_range = labels if isinstance(labels, tuple) else None
     task = kind_of(config)(
-        config, labels.split() if labels and not is_range else None, labels if is_range else None
+        config, None if label_range or not labels else labels.split(), label_range
     )
     keras.utils.set_random_seed(1)
-    network = task.create_network(
-        tiny_config(vocab), head=head or HEADS_BY_KIND[config.kind][0], classifier_dropout=0.1
-    )
-    save_finetuned([FinetunedModel(task, network, Tokenizer(vocab), 24)], str(folder))
+    encoder_config = tiny_config(VOCAB_WITH_SUFFIX)
+    network = task.create_network(encoder_config, head=head, classifier_dropout=0.1)
+    model = FinetunedModel(task, network, Tokenizer(VOCAB_WITH_SUFFIX), 24)
+    save_finetuned([model], str(folder))

@@ -70,7 +70,7 @@ def define_device_flags(values):
     )
 
 
-def run(define_flags, function, description, argv=None):
+def run(define_flags, function, description, argv=None, takes_arguments=False):
     """Parses flags, runs a command and turns what the user can mend, or a full disk, into one line.
 
     Args:
@@ -78,6 +78,8 @@ def run(define_flags, function, description, argv=None):
       function: what to run with the parsed `flags.FlagValues`.
       description: text above the flags in `--help`.
       argv: command line with the program's name; None for `sys.argv`.
+      takes_arguments: whether `function` also takes a list of the arguments that are no flags; after
+        `--` all are.
 
     Returns:
       exit code: 0, 1 for want of room on a disk or of a worker, 2 for a user's mistake, 75 for a
@@ -86,16 +88,17 @@ def run(define_flags, function, description, argv=None):
     argv = sys.argv if argv is None else argv
     values = flags.FlagValues()
     define_flags(values)
+    values.set_gnu_getopt(takes_arguments)
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(_help(values, description))
         return 0
     _log_to_stderr()
     try:
         rest = values(argv)[1:]
-        if rest:
+        if rest and not takes_arguments:
             raise UserError(f"unexpected argument '{rest[0]}'; flags are written --name=value")
         check_keras_backend()
-        function(values)
+        function(values, *([rest] if takes_arguments else []))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is saved", file=sys.stderr)
         return 130

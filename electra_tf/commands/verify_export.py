@@ -17,13 +17,19 @@ def define_flags(values):
     del values  # The folder is an argument.
 
 
-def _run_on(folder):
+def _run(values, folders):
+    del values
+    if len(folders) != 1:
+        raise UserError(
+            "give one folder: python -m electra_tf.verify_export OUTPUT_DIR/NAME/VERSION"
+        )
     commands.import_tensorflow()
     from rich.console import Console
     from rich.table import Table
 
     from electra_tf.export.verify import verify, verify_by_openvino, why_not_by_openvino
 
+    [folder] = folders
     report = verify(folder)
     table = Table(title=folder)
     for column in ("signature", "inputs", "output", "largest difference"):
@@ -44,18 +50,7 @@ def _run_on(folder):
 
 def main(argv=None):
     """Entry point; returns the exit code."""
-    argv = list(sys.argv if argv is None else argv)
-    folders = [arg for arg in argv[1:] if not arg.startswith("-")]
-    rest = [arg for arg in argv if arg not in folders]
-
-    def run(values):
-        if len(folders) != 1:
-            raise UserError(
-                "give one folder: python -m electra_tf.verify_export OUTPUT_DIR/NAME/VERSION"
-            )
-        _run_on(folders[0])
-
-    return commands.run(define_flags, run, __doc__, rest)
+    return commands.run(define_flags, _run, __doc__, argv, takes_arguments=True)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class JointHead(keras.layers.Layer):
             _top(
                 tf.nn.log_softmax(
                     _exclude(
-                        self.end(islands.gelu(of_tokens + of_starts[:, beam, None]))[..., 0],
+                        self.end(islands.gelu(of_tokens + of_starts[:, beam : beam + 1]))[..., 0],
                         candidates,
                     )
                 ),

@@ -1,0 +1,55 @@
+"""A client for TensorFlow Serving; it imports none of TensorFlow's Python code."""
+
+from electra_tf.serving.client import Client
+from electra_tf.serving.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MessageTooLarge,
+    ModelNotFound,
+    ServingError,
+    Unavailable,
+    VersionNotFound,
+)
+from electra_tf.serving.results import (
+    Answer,
+    Answers,
+    Classification,
+    FilledMasks,
+    MultiLabel,
+    MultipleChoice,
+    Piece,
+    Regression,
+    ReplacedTokens,
+    TaggedWord,
+    Tagging,
+    Token,
+)
+from electra_tf.serving.server import Credentials, Metadata, Signature, TensorInfo, VersionStatus
+
+__all__ = [
+    "Answer",
+    "Answers",
+    "Classification",
+    "Client",
+    "Credentials",
+    "DeadlineExceeded",
+    "FilledMasks",
+    "InvalidRequest",
+    "MessageTooLarge",
+    "Metadata",
+    "ModelNotFound",
+    "MultiLabel",
+    "MultipleChoice",
+    "Piece",
+    "Regression",
+    "ReplacedTokens",
+    "ServingError",
+    "Signature",
+    "TaggedWord",
+    "Tagging",
+    "TensorInfo",
+    "Token",
+    "Unavailable",
+    "VersionNotFound",
+    "VersionStatus",
+]
