@@ -180,12 +180,13 @@ class Setup:
         self.jit_compile = compiles(strategy) if jit_compile is None else jit_compile
         self.is_writer = is_chief(strategy)
         self.metric = SCORE if several else self.tasks[0].task.metric
-        self.num_train_steps = sum(task.num_train_steps for task in self.tasks)
+        all_epochs = sum(task.num_train_steps for task in self.tasks)
+        self.num_train_steps = self.config.num_train_steps or all_epochs
 
     @property
     def steps_per_epoch(self):
         """Steps in which each task is gone through once, on the average."""
-        return max(1, math.ceil(self.num_train_steps / self.config.num_train_epochs))
+        return sum(task.train.steps_per_epoch for task in self.tasks)
 
     def turns(self, seed):
         """Which task each step trains: int array [num_train_steps].
