@@ -247,8 +247,9 @@ def read_texts(config, path, split, bad_rows, label_of):
         if "text_pair" in values:
             texts.append(values["text_pair"])
         try:
-            if not all(isinstance(text, str) for text in texts):
-                raise ValueError("a text that is not a string")
+            for name, text in zip(config.texts, texts):
+                if not isinstance(text, str):
+                    raise ValueError(f"{columns[name]!r} is {text!r:.60}, not a string")
             label = None if label is None else label_of(label)
         except ValueError as error:
             bad_rows.add(UserError(f"{place}: {error}"))
