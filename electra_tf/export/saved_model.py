@@ -42,11 +42,29 @@ def export(servables, output_dir, name, version=None):
         if tf.io.gfile.exists(folder):
             raise UserError(f"{folder}: this version is there; give another --version")
     with files.replacing(folders[0]) as ids_folder, files.replacing(folders[1]) as text_folder:
-        _write(servables.ids(), ids_folder, _reference_ids(servables))
-        _write(servables.text(), text_folder, _reference_texts(servables))
-        for folder in (ids_folder, text_folder):
-            verify(folder)
+        write_ids(servables, ids_folder)
+        write_text(servables, text_folder)
     return folders
+
+
+def write_ids(servables, folder):
+    """Writes the SavedModel that takes ids into a folder, and verifies it.
+
+    Raises:
+      UserError: it does not run outside of Python.
+    """
+    _write(servables.ids(), folder, _reference_ids(servables))
+    verify(folder)
+
+
+def write_text(servables, folder):
+    """Writes the SavedModel that takes strings into a folder, and verifies it.
+
+    Raises:
+      UserError: it does not run outside of Python.
+    """
+    _write(servables.text(), folder, _reference_texts(servables))
+    verify(folder)
 
 
 def _versions(base):
