@@ -25,15 +25,18 @@ _RECORDS_AT_ONCE = 1024
 
 
 class BadRows:
-    """What happens to a row that cannot be used: it stops the command, or it is counted."""
+    """What happens to a row that cannot be used: it stops the command, or it is counted.
 
-    def __init__(self, skip):
-        self.skip, self.count, self.first = skip, 0, None
+    `option` is what the user sets to skip such rows.
+    """
+
+    def __init__(self, skip, option="--skip_bad_rows"):
+        self.skip, self.option, self.count, self.first = skip, option, 0, None
 
     def add(self, error):
         """Takes the `UserError` of a row; raises it where rows are not to be skipped."""
         if not self.skip:
-            raise UserError(f"{error}; mend the row, or leave such rows out with --skip_bad_rows")
+            raise UserError(f"{error}; mend the row, or leave such rows out with {self.option}")
         self.count += 1
         self.first = self.first or error
 

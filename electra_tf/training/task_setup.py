@@ -14,7 +14,7 @@ from electra_tf.interop import huggingface
 from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.modeling.trainable import DTYPE_POLICIES
 from electra_tf.optimization import create_finetuning_optimizer
-from electra_tf.tasks.task import Task
+from electra_tf.tasks.task import Task, keep_good
 from electra_tf.tokenization import Tokenizer
 from electra_tf.training.feature_batches import FeatureBatches
 from electra_tf.training.finetune_loop import DevSet, FinetuningTrainer, MultiTaskTrainer
@@ -90,6 +90,32 @@ class FinetuningData(NamedTuple):
         """Of the training examples."""
         text = json.dumps([example[2:] for example in self.train], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def checked_data(task, sets, bad_rows):
+    """Checks the examples that were read of a task.
+
+    Args:
+      task: `Task`.
+      sets: dict from "train", "dev" and "test" to dict from name of a set to list of `Example`.
+      bad_rows: `tasks.reading.BadRows`.
+
+    Returns:
+      `FinetuningData`.
+
+    Raises:
+      UserError: a row that is not to be left out; or a set has none but such.
+    """
+    checked = {
+        split: {name: keep_good(task, examples, bad_rows) for name, examples in by_name.items()}
+        for split, by_name in sets.items()
+    }
+    for split, by_name in checked.items():
+        for name, examples in by_name.items():
+            if not examples:
+                raise UserError(f"{sets[split][name][0].place}: no usable row in this file")
+    bad_rows.report()
+    return FinetuningData(task, checked["train"].get("", []), checked["dev"], checked["test"])
 
 
 class TaskSetup:
