@@ -191,6 +191,7 @@ class FinetuningConfig:
     layerwise_lr_decay: Annotated[float, Gt(0), Le(1)] | None = None
     weight_decay_rate: Annotated[float, Ge(0)] | None = None
     num_train_epochs: Annotated[float, Gt(0)] = 3.0
+    num_train_steps: CountOrZero = 0
     warmup_proportion: Probability = 0.1
     lr_decay_power: Annotated[float, Gt(0)] = 1.0
     train_batch_size: PositiveInt = 32

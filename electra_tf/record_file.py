@@ -7,6 +7,7 @@ import functools
 import struct
 
 import numpy as np
+import tensorflow as tf
 from tensorflow.python.lib.io import _pywrap_file_io  # `tf.io.gfile` fetches 512 KiB.
 
 _BUFFER_BYTES = 8192  # A record of 512 tokens has about 3,000.
@@ -45,6 +46,12 @@ class RecordFile:
         if masked_crc32c(content[:length]) != _FOOTER.unpack_from(content, length)[0]:
             raise ValueError("wrong content")
         return content[:length]
+
+
+def compression_of(path):
+    """The `compression_type` that TensorFlow's readers of TFRecords want, by how a file begins."""
+    with tf.io.gfile.GFile(path, "rb") as f:
+        return "GZIP" if f.read(3) == b"\x1f\x8b\x08" else ""
 
 
 def masked_crc32c(content):

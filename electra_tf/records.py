@@ -18,7 +18,7 @@ from tensorflow.python.lib.io import tf_record  # Random access has no public na
 
 from electra_tf import files
 from electra_tf.errors import UserError
-from electra_tf.record_file import RecordFile
+from electra_tf.record_file import RecordFile, compression_of
 from electra_tf.tokenization import vocab_sha256
 
 DATASET_FILE = "dataset.json"
@@ -75,7 +75,7 @@ def _scan(path, skip_corrupt):
     Raises:
       UserError: a record is corrupt and `skip_corrupt` is off.
     """
-    if _is_gzip(path):
+    if compression_of(path):
         return _scan_gzip(path, skip_corrupt)
     offsets, offset, corrupt = [], 0, 0
     size = tf.io.gfile.stat(path).length
@@ -128,11 +128,6 @@ def _corrupt_message(path, where):
         f"{path}: truncated or corrupt {where}; copy or build the shard again, or leave such "
         "records out with --skip_corrupt"
     )
-
-
-def _is_gzip(path):
-    with tf.io.gfile.GFile(path, "rb") as f:
-        return f.read(2) == b"\x1f\x8b"
 
 
 def _index_path(shard):
@@ -274,8 +269,8 @@ def check_records(shards, flag, config, tokenizer):
 
 
 def _first_record(path):
-    compression = "GZIP" if _is_gzip(path) else ""
-    return next(iter(tf.data.TFRecordDataset(path, compression_type=compression).take(1))).numpy()
+    records = tf.data.TFRecordDataset(path, compression_type=compression_of(path))
+    return next(iter(records.take(1))).numpy()
 
 
 def epoch_order(num_examples, seed, epoch):

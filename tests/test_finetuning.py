@@ -150,6 +150,16 @@ def test_the_same_command_again_trains_nothing(finished, data_dir, encoder, caps
     assert "seed is 7 there and 8 here" in capsys.readouterr().err
 
 
+def test_a_number_of_steps_goes_before_epochs(data_dir, encoder, tmp_path):
+    overrides = (*OVERRIDES, "num_train_steps=8", "num_train_epochs=0.5")
+    assert run(data_dir, encoder, tmp_path, overrides=overrides) == 0
+    lines = read_lines(tmp_path / "trial-1" / "metrics.jsonl")
+    # 96 / 16 steps are an epoch, after which the dev set is looked at.
+    assert [x["step"] for x in lines if x["split"] == "eval"] == [6, 8]
+    assert [x["step"] for x in lines if x["split"] == "train"][-1] == 8
+    assert lines[-1]["step"] == read_json(tmp_path / "results.json")["trials"][0]["num_train_steps"]
+
+
 class Interrupted(Exception):
     pass
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from tf_examples import write_examples
 
 from electra_tf.errors import UserError
 from electra_tf.tasks import kind_of
@@ -131,6 +132,55 @@ def test_sentences(tmp_path):
     assert read_sentences(jsonl, "jsonl", named, BadRows(False))[0].words == ["a", "b c"]
 
 
+@pytest.mark.parametrize("name", ["a.tfrecord", "data_tfrecord-00000-of-00001.gz"])
+def test_tf_examples(tmp_path, name):
+    rows = [{"t": "naïve", "l": 3, "n": 0.1, "x": [1, 2]}, {"l": ["a", "b"], "n": [], "t": "b"}]
+    path = write_examples(tmp_path / name, rows)
+    assert rows_of(path, "tfrecord", ["t", "l"])[0] == [["naïve", 3], ["b", ["a", "b"]]]
+    # What float32 stores of 0.1 is 0.10000000149.
+    assert rows_of(path, "tfrecord", ["n", "x"], optional=["x"])[0] == [[0.1, [1, 2]], [[], None]]
+    assert rows_of(write_examples(tmp_path / f"empty-{name}", []), "tfrecord", ["t"])[0] == []
+    with open(path, "r+b") as f:
+        f.seek(40)
+        f.write(bytes(20))
+    with pytest.raises(UserError, match=f"{path}: no TFRecords, or damaged ones"):
+        rows_of(path, "tfrecord", ["t"])
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"l": 1, "u": 2}, "no feature 't' in this tf.Example; there are l, u"),
+        ({}, "there are none"),
+        ({"t": b"a\xff", "l": 1}, "'t' is not UTF-8 (its byte 2)"),
+        (b"\xff\xff", "not a tf.Example"),
+    ],
+)
+def test_bad_tf_examples(tmp_path, row, message):
+    good = {"t": "a", "l": 1}
+    path = write_examples(tmp_path / "a.gz", [good, row, good])
+    with pytest.raises(UserError) as error:
+        rows_of(path, "tfrecord", ["t", "l"])
+    assert str(error.value).startswith(f"{path}:2: ") and message in str(error.value)
+    rows, count = rows_of(path, "tfrecord", ["t", "l"], skip=True)
+    assert (len(rows), count) == (2, 1)
+
+
+def test_tf_examples_of_words(tmp_path):
+    """Lists are words as they are, also a list of one; nothing is split at spaces."""
+    path = write_examples(
+        tmp_path / "a", [{"w": ["a", "b c"], "t": ["O", "X"]}, {"w": ["1 1/2"], "t": ["O"]}]
+    )
+    columns = {"token": "w", "tag": "t"}
+    first, second = read_sentences(path, "tfrecord", columns, BadRows(False))
+    assert (first.words, first.tags) == (["a", "b c"], ["O", "X"])
+    assert (second.place, second.words, second.tags) == (f"{path}:2", ["1 1/2"], ["O"])
+    [untagged] = read_sentences(
+        write_examples(tmp_path / "b", [{"w": ["a"]}]), "tfrecord", columns, BadRows(False), False
+    )
+    assert (untagged.words, untagged.tags) == (["a"], None)
+
+
 @pytest.mark.parametrize(
     "name, text, columns, message",
     [
@@ -187,6 +237,34 @@ def test_labels_are_found_in_the_training_data(tmp_path):
     assert task.labels == ["x", "y"] and [e.label for e in train] == [("x", "y"), ()]
 
 
+def test_labels_of_tf_examples(tmp_path):
+    columns = {"text": "t", "label": "l"}
+    write_examples(tmp_path / "train-1", [{"t": "a", "l": 10}, {"t": "b", "l": 9}])
+    write_examples(tmp_path / "train-2.gz", [{"t": "c", "l": "x"}])
+    write_examples(tmp_path / "train-3", [])  # As a pipeline may write one.
+    options = {"name": "t", "format": "tfrecord", "columns": columns, "train": "train-*"}
+
+    def train_of(**values):
+        config = task_config({"kind": "classification", **options, **values}, "t.yaml")
+        return read_split(kind_of(config), config, str(tmp_path), "train", BadRows(False))[""]
+
+    assert [(e.inputs, e.label) for e in train_of()] == [
+        (("a",), "10"),
+        (("b",), "9"),
+        (("c",), "x"),
+    ]
+    write_examples(tmp_path / "many", [{"t": "a", "l": ["x", "y"]}, {"t": "a", "l": []}])
+    with pytest.raises(UserError, match=r"many:1: 2 labels; with multi_label: true"):
+        train_of(train="many")
+    many = train_of(train="many", multi_label=True)
+    assert [e.label for e in many] == [("x", "y"), ()]
+    write_examples(tmp_path / "numbers", [{"t": "a", "l": 4.7}, {"t": ["a", "b"], "l": 1}])
+    with pytest.raises(UserError, match=r"numbers:2: 't' is \['a', 'b'\], not a string"):
+        train_of(train="numbers", kind="regression")
+    with pytest.raises(UserError, match=r"train-3: no usable row in it"):
+        train_of(train="train-3")
+
+
 def test_numbers(tmp_path):
     options = {"kind": "regression", "columns": {"text": "t", "label": "l"}}
     text = "t\tl\na\t-1\nb\t3\n"
@@ -228,6 +306,7 @@ def test_tags(tmp_path):
         ({"columns": {"text": 0, "label": 1, "tag": 2}}, "unknown: tag"),
         ({"format": "race"}, "format=race: a classification task has tsv, csv, jsonl"),
         ({"kind": "regression", "multi_label": True}, "multi_label: a key of classification"),
+        ({"format": "tfrecord"}, "columns: features of tf.Examples have names, not numbers"),
         ({"test_columns": {"label": 1}}, "test_columns: a classification task has"),
         ({"both_orders": True}, "for tasks of pairs"),
         ({"kind": "regression", "label_range": [1, 0]}, "the first number is to be the lower one"),

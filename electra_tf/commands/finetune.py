@@ -103,8 +103,8 @@ def read_data(config, data_dir, splits, bad_rows, trained=None):
       `training.task_setup.FinetuningData`.
     """
     from electra_tf.tasks import kind_of
-    from electra_tf.tasks.task import keep_good, read_split
-    from electra_tf.training.task_setup import FinetuningData
+    from electra_tf.tasks.task import read_split
+    from electra_tf.training.task_setup import checked_data
 
     kind = kind_of(config)
     sets = {
@@ -121,16 +121,7 @@ def read_data(config, data_dir, splits, bad_rows, trained=None):
         task = kind.from_training_examples(config, train)
     else:
         task = kind(config, trained.labels, trained.label_range, trained.threshold)
-    checked = {
-        split: {name: keep_good(task, examples, bad_rows) for name, examples in by_name.items()}
-        for split, by_name in sets.items()
-    }
-    for split, by_name in checked.items():
-        for name, examples in by_name.items():
-            if not examples:
-                raise UserError(f"{sets[split][name][0].place}: no usable row in this file")
-    bad_rows.report()
-    return FinetuningData(task, checked["train"].get("", []), checked["dev"], checked["test"])
+    return checked_data(task, sets, bad_rows)
 
 
 def _missing(config, data_dir, split):

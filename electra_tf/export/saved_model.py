@@ -39,30 +39,47 @@ def export(servables, output_dir, name, version=None, requests=None):
     """
     names = (name, f"{name}_text")
     bases = [tf.io.gfile.join(output_dir, each) for each in names]
-    version = version or 1 + max((v for base in bases for v in versions(base)), default=0)
+    version = version or 1 + max((v for base in bases for v in _versions(base)), default=0)
     folders = [tf.io.gfile.join(base, str(version)) for base in bases]
     for folder in folders:
         if tf.io.gfile.exists(folder):
             raise UserError(f"{folder}: this version is there; give another --version")
-    texts = reference_texts(servables)
-    ids = ids_of(servables, texts)
-    if requests is None:
-        requests, ids_requests = ([_first_row(inputs), inputs] for inputs in (texts, ids))
-    else:
-        ids_requests = [ids_of(servables, request) for request in requests]
     with files.replacing(folders[0]) as ids_folder, files.replacing(folders[1]) as text_folder:
-        write(servables.ids(), ids_folder, ids, names[0], ids_requests)
-        write(servables.text(), text_folder, texts, names[1], requests)
+        write_ids(servables, ids_folder, names[0], requests)
+        write_text(servables, text_folder, names[1], requests)
     return folders
 
 
-def versions(base):
+def write_ids(servables, folder, name, requests=None):
+    """Writes the SavedModel that takes ids into a folder, and verifies it.
+
+    Args:
+      servables: `servables.Servables`.
+      folder: where to.
+      name: by which a server will know the model.
+      requests: as of `export`.
+
+    Raises:
+      UserError: it does not run outside of Python.
+    """
+    inputs = _ids_of(servables, _reference_texts(servables))
+    if requests is not None:
+        requests = [_ids_of(servables, request) for request in requests]
+    _write(servables.ids(), folder, name, inputs, requests)
+
+
+def write_text(servables, folder, name, requests=None):
+    """Writes the SavedModel that takes strings; arguments and errors as of `write_ids`."""
+    _write(servables.text(), folder, name, _reference_texts(servables), requests)
+
+
+def _versions(base):
     """Numbers of a model's versions, a list."""
     names = tf.io.gfile.listdir(base) if tf.io.gfile.isdir(base) else []
     return [int(name) for name in (n.rstrip("/") for n in names) if name.isdecimal()]
 
 
-def reference_texts(servables):
+def _reference_texts(servables):
     """Inputs of strings, a dict of arrays: what is short, long, empty or malformed."""
     long = _TEXTS[-1] * (1 + servables.max_seq_length // 3)
     texts, results = (*_TEXTS[:-1], long), {}
@@ -74,26 +91,23 @@ def reference_texts(servables):
     return results
 
 
-def _first_row(inputs):
-    return {name: values[:1] for name, values in inputs.items()}
-
-
-def ids_of(servables, texts):
+def _ids_of(servables, texts):
     """The inputs of ids of inputs of strings; both are dicts of arrays."""
     columns = [tf.constant(column.tolist(), tf.string) for column in texts.values()]
     return {name: values.numpy() for name, values in servables.batch_of(columns).items()}
 
 
-def write(servable, folder, inputs, name, requests):
+def _write(servable, folder, name, inputs, requests):
     """Writes a SavedModel with what it gives for some inputs, and with warm-up; verifies it.
 
     Args:
       servable: `Servable`.
-      folder: where to.
+      folder, name: as of `write_ids`.
       inputs: dict of arrays, of `serving_default`.
-      name: by which a server will know the model.
-      requests: list of dicts like `inputs`, of warm-up.
+      requests: list of dicts like `inputs`, of warm-up; None for these inputs, and their first row.
     """
+    if requests is None:
+        requests = [{key: value[:1] for key, value in inputs.items()}, inputs]
     # Traced once, for the file and for the reference.
     functions = {key: f.get_concrete_function() for key, f in servable.signatures.items()}
     tf.saved_model.save(

@@ -39,6 +39,10 @@ class Classification(Task):
             if not config.multi_label:
                 if cell == "":
                     raise ValueError("an empty label")
+                if isinstance(cell, list):
+                    raise ValueError(
+                        f"{len(cell)} labels; with multi_label: true it may be any number"
+                    )
                 return label_text(cell)
             if isinstance(cell, list):
                 return tuple(map(label_text, cell))

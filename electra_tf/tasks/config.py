@@ -23,6 +23,7 @@ _ALIASES = {
     "squad": "squad2",
 }
 
+Format = Literal["tsv", "csv", "jsonl", "conll", "tfrecord", "squad", "mrqa", "race"]
 Files = str | Annotated[dict[str, str], Len(min_length=1)] | None
 
 _COLUMNS = {
@@ -34,9 +35,9 @@ _COLUMNS = {
 }
 
 _FORMATS = {
-    "classification": ("tsv", "csv", "jsonl"),
-    "regression": ("tsv", "csv", "jsonl"),
-    "tagging": ("conll", "tsv", "csv", "jsonl"),
+    "classification": ("tsv", "csv", "jsonl", "tfrecord"),
+    "regression": ("tsv", "csv", "jsonl", "tfrecord"),
+    "tagging": ("conll", "tsv", "csv", "jsonl", "tfrecord"),
     "qa": ("squad", "mrqa"),
     "multiple_choice": ("tsv", "csv", "jsonl", "race"),
 }
@@ -64,8 +65,8 @@ class TaskConfig:
       kind: what is predicted.
       columns: which column holds `text`, `text_pair`, `label`, `id`, or `token` and `tag`: by its
         name in the first line, or by its number (from 0) where there is no such line. In JSONL by
-        its key. `choices` is a list of columns, or a key of JSONL that holds a list. Question
-        answering and RACE's files have none.
+        its key, in tf.Examples by the feature's name. `choices` is a list of columns, or a key of
+        JSONL that holds a list. Question answering and RACE's files have none.
       train, dev, test: file or glob below the data folder, with or without `.gz`; `dev` and `test`
         may be several, by name.
       format: of the files; None for what their names end in (tagging: `conll`; question answering:
@@ -96,7 +97,7 @@ class TaskConfig:
     train: str | None = None
     dev: Files = None
     test: Files = None
-    format: Literal["tsv", "csv", "jsonl", "conll", "squad", "mrqa", "race"] | None = None
+    format: Format | None = None
     quotes: bool = False
     test_columns: dict[str, int | str | list[int | str]] | None = None
     labels: Annotated[list[str], Len(min_length=2)] | None = None
@@ -146,6 +147,8 @@ class TaskConfig:
             flat = [c for v in columns.values() for c in (v if isinstance(v, list) else [v])]
             if len({type(column) for column in flat}) > 1:
                 raise UserError(f"{key}: give names or numbers, not both")
+            if self.format == "tfrecord" and not all(isinstance(column, str) for column in flat):
+                raise UserError(f"{key}: features of tf.Examples have names, not numbers")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for key in _QA_KEYS:
             if self.kind != "qa" and getattr(self, key) != defaults[key]:

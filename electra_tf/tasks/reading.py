@@ -1,6 +1,7 @@
 """Rows and tagged sentences of the files that tasks come in: TSV, CSV, JSONL, CoNLL columns, gzip.
 
-Whatever is wrong with a row is told with the file and the line at which the row begins.
+Whatever is wrong with a row is told with the file and the line at which the row begins. TFRecords of
+tf.Examples are read, too, and their records counted as lines.
 """
 
 import csv
@@ -10,25 +11,32 @@ import json
 import zlib
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
+from google.protobuf.message import DecodeError
 
 from electra_tf.errors import UserError
+from electra_tf.record_file import compression_of
 
 _SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".conll": "conll"}
 _BLANK = " \t\r\n"
+_RECORDS_AT_ONCE = 1024
 
 
 class BadRows:
-    """What happens to a row that cannot be used: it stops the command, or it is counted."""
+    """What happens to a row that cannot be used: it stops the command, or it is counted.
 
-    def __init__(self, skip):
-        self.skip, self.count, self.first = skip, 0, None
+    `option` is what the user sets to skip such rows.
+    """
+
+    def __init__(self, skip, option="--skip_bad_rows"):
+        self.skip, self.option, self.count, self.first = skip, option, 0, None
 
     def add(self, error):
         """Takes the `UserError` of a row; raises it where rows are not to be skipped."""
         if not self.skip:
-            raise UserError(f"{error}; mend the row, or leave such rows out with --skip_bad_rows")
+            raise UserError(f"{error}; mend the row, or leave such rows out with {self.option}")
         self.count += 1
         self.first = self.first or error
 
@@ -98,18 +106,20 @@ def read_rows(path, table_format, columns, bad_rows, quotes=False, optional=()):
 
     Args:
       path: file, gzipped where its name ends in .gz.
-      table_format: "tsv", "csv" or "jsonl".
-      columns: names in the first line (or keys), or numbers where there is no such line.
+      table_format: "tsv", "csv", "jsonl" or "tfrecord".
+      columns: names in the first line (or keys, or features), or numbers where there is no such line.
       bad_rows: `BadRows`.
       quotes: whether a TSV's cells may be quoted.
       optional: those of `columns` that need not be there; their values are None then.
 
     Returns:
-      list of `Row` with these columns.
+      list of `Row` with these columns; empty for one file of TFRecords among several alone.
 
     Raises:
       UserError: the file is missing, unreadable or empty, or has no such column; or a bad row.
     """
+    if table_format == "tfrecord":
+        return _example_rows(path, columns, bad_rows, optional)
     lines = read_lines(path, bad_rows)
     if table_format == "jsonl":
         rows = json_rows(path, lines, columns, bad_rows, optional)
@@ -126,8 +136,8 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
     Args:
       path: file, gzipped where its name ends in .gz.
       sentence_format: "conll" (a word a line, its columns separated by tabs or spaces, an empty line
-        after each sentence; lines of -DOCSTART- are left out), "jsonl" (lists of words and of tags),
-        or "tsv" or "csv" (cells of words and of tags with spaces between).
+        after each sentence; lines of -DOCSTART- are left out), "jsonl" or "tfrecord" (lists of words
+        and of tags), or "tsv" or "csv" (cells of words and of tags with spaces between).
       columns: dict with `token` and `tag`.
       bad_rows: `BadRows`; a sentence is left out as a whole.
       has_tags: whether tags must be there; else there may be none.
@@ -148,8 +158,7 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
     optional = () if has_tags else (tag,)
     sentences = []
     for place, cells in read_rows(path, sentence_format, wanted, bad_rows, optional=optional):
-        words, tags = _list_of(cells[token]), cells.get(tag)
-        tags = tags if tags is None else _list_of(tags)
+        words, tags = (_list_of(cells.get(c), sentence_format) for c in (token, tag))
         if not words:
             bad_rows.add(UserError(f"{place}: no words"))
         elif tags is not None and len(tags) != len(words):
@@ -256,6 +265,60 @@ def json_rows(path, lines, keys, bad_rows, optional=()):
     return rows
 
 
+def _example_rows(path, features, bad_rows, optional):
+    """`Row`s of a TFRecord file of tf.Examples, their values as `_value_of` has them."""
+    rows = []
+    for number, record in enumerate(_records(path), 1):
+        place = f"{path}:{number}"
+        try:
+            rows.append(Row(place, _cells_of(record, features, optional)))
+        except ValueError as error:
+            bad_rows.add(UserError(f"{place}: {error}"))
+    return rows
+
+
+def _cells_of(record, features, optional):
+    try:
+        found = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        raise ValueError("not a tf.Example") from None
+    cells = {}
+    for name in features:
+        if name not in found and name not in optional:
+            raise ValueError(
+                f"no feature {name!r} in this tf.Example; there are "
+                f"{', '.join(sorted(found)) or 'none'} (the task's 'columns' name them)"
+            )
+        try:
+            cells[name] = _value_of(found[name]) if name in found else None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name!r} is not UTF-8 (its byte {error.start + 1})") from None
+    return cells
+
+
+def _records(path):
+    """The records of a TFRecord file, gzipped or not: list of bytes."""
+    try:
+        dataset = tf.data.TFRecordDataset(path, compression_of(path)).batch(_RECORDS_AT_ONCE)
+        return [record for batch in dataset.as_numpy_iterator() for record in batch]
+    except tf.errors.DataLossError:
+        raise UserError(f"{path}: no TFRecords, or damaged ones; write the file again") from None
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot read it: {error.message}") from None
+
+
+def _value_of(feature):
+    """What a tf.Example's feature holds: a str, int or float, or a list of other than one of them."""
+    kind = feature.WhichOneof("kind")
+    values = list(getattr(feature, kind).value) if kind else []
+    if kind == "bytes_list":
+        values = [value.decode("utf-8") for value in values]
+    elif kind == "float_list":
+        # The shortest number that is this float32: 0.1 as it was written, not 0.10000000149.
+        values = [float(str(np.float32(value))) for value in values]
+    return values[0] if len(values) == 1 else values
+
+
 def _table_rows(path, lines, table_format, columns, bad_rows, quotes, optional):
     rows = _split_rows(path, lines, table_format, bad_rows, quotes)
     place, first = next(rows, (None, None))
@@ -350,5 +413,11 @@ def _problem_of(cells, token, tag, is_tagged, needs_tag):
     return None
 
 
-def _list_of(value):
-    return [str(item) for item in value] if isinstance(value, list) else str(value).split()
+def _list_of(value, sentence_format):
+    """The words or tags of a cell, None where there is none."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    # Of a tf.Example it is a list of one.
+    return [str(value)] if sentence_format == "tfrecord" else str(value).split()

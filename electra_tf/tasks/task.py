@@ -185,15 +185,23 @@ def read_split(task_class, config, data_dir, split, bad_rows):
     for name, pattern in config.files(split).items():
         paths = reading.find_files(data_dir, pattern)
         if paths:
-            found = [
-                example
-                for path in paths
-                for example in task_class.read_file(config, path, split, bad_rows)
-            ]
-            sets[name] = _usable(found, split != "test", task_class.has_unique_ids, bad_rows)
-            if not sets[name]:
-                raise UserError(f"{paths[0]}: no usable row in it")
+            sets[name] = read_set(task_class, config, paths, split, bad_rows)
     return sets
+
+
+def read_set(task_class, config, paths, split, bad_rows):
+    """Reads the examples of one set, a list; arguments as of `read_split`, `paths` its files.
+
+    Raises:
+      UserError: a file cannot be used, or a row that is not to be left out; or there is none.
+    """
+    found = [
+        example for path in paths for example in task_class.read_file(config, path, split, bad_rows)
+    ]
+    usable = _usable(found, split != "test", task_class.has_unique_ids, bad_rows)
+    if not usable:
+        raise UserError(f"{paths[0]}: no usable row in it")
+    return usable
 
 
 def _usable(examples, needs_labels, has_unique_ids, bad_rows):
@@ -247,8 +255,9 @@ def read_texts(config, path, split, bad_rows, label_of):
         if "text_pair" in values:
             texts.append(values["text_pair"])
         try:
-            if not all(isinstance(text, str) for text in texts):
-                raise ValueError("a text that is not a string")
+            for name, text in zip(config.texts, texts):
+                if not isinstance(text, str):
+                    raise ValueError(f"{columns[name]!r} is {text!r:.60}, not a string")
             label = None if label is None else label_of(label)
         except ValueError as error:
             bad_rows.add(UserError(f"{place}: {error}"))

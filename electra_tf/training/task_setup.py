@@ -14,7 +14,7 @@ from electra_tf.interop import huggingface
 from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.modeling.trainable import DTYPE_POLICIES
 from electra_tf.optimization import create_finetuning_optimizer
-from electra_tf.tasks.task import Task
+from electra_tf.tasks.task import Task, keep_good
 from electra_tf.tokenization import Tokenizer
 from electra_tf.training.feature_batches import FeatureBatches
 from electra_tf.training.finetune_loop import DevSet, FinetuningTrainer, MultiTaskTrainer
@@ -90,6 +90,32 @@ class FinetuningData(NamedTuple):
         """Of the training examples."""
         text = json.dumps([example[2:] for example in self.train], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def checked_data(task, sets, bad_rows):
+    """Checks the examples that were read of a task.
+
+    Args:
+      task: `Task`.
+      sets: dict from "train", "dev" and "test" to dict from name of a set to list of `Example`.
+      bad_rows: `tasks.reading.BadRows`.
+
+    Returns:
+      `FinetuningData`.
+
+    Raises:
+      UserError: a row that is not to be left out; or a set has none but such.
+    """
+    checked = {
+        split: {name: keep_good(task, examples, bad_rows) for name, examples in by_name.items()}
+        for split, by_name in sets.items()
+    }
+    for split, by_name in checked.items():
+        for name, examples in by_name.items():
+            if not examples:
+                raise UserError(f"{sets[split][name][0].place}: no usable row in this file")
+    bad_rows.report()
+    return FinetuningData(task, checked["train"].get("", []), checked["dev"], checked["test"])
 
 
 class TaskSetup:
@@ -180,12 +206,13 @@ class Setup:
         self.jit_compile = compiles(strategy) if jit_compile is None else jit_compile
         self.is_writer = is_chief(strategy)
         self.metric = SCORE if several else self.tasks[0].task.metric
-        self.num_train_steps = sum(task.num_train_steps for task in self.tasks)
+        all_epochs = sum(task.num_train_steps for task in self.tasks)
+        self.num_train_steps = self.config.num_train_steps or all_epochs
 
     @property
     def steps_per_epoch(self):
         """Steps in which each task is gone through once, on the average."""
-        return max(1, math.ceil(self.num_train_steps / self.config.num_train_epochs))
+        return sum(task.train.steps_per_epoch for task in self.tasks)
 
     def turns(self, seed):
         """Which task each step trains: int array [num_train_steps].
