@@ -59,6 +59,8 @@ EXPORTED = [
     ("classification", "_text"),
     ("classification", ""),
     ("regression", ""),
+    ("tagging", "_text"),
+    ("qa2", "_text"),
 ]
 
 
@@ -67,7 +69,7 @@ def trained(tmp_path_factory):
     """Models with random weights, as they are before their export."""
     folder = tmp_path_factory.mktemp("trained")
     save_tiny_encoder(folder / "discriminator", VOCAB_WITH_SUFFIX)
-    for kind in ("classification", "regression"):
+    for kind in {kind for kind, _ in EXPORTED} - {"discriminator"}:
         save_tiny_task(folder / kind, kind)
     return folder
 
@@ -339,6 +341,21 @@ def test_exported_models(ask, trained):
     assert [piece["piece"] for piece in expected["pieces"][:3]] == ["good", "cat", "##s"]
     with ask("exported_discriminator_text") as client:
         assert_close(client.predict([text, ""])[:1], [expected])
+
+
+@pytest.mark.parametrize(
+    "kind, inputs, not_served",
+    [
+        ("tagging", ["Good cats, (bad) dog.", "", "red house " * 20], "entities"),
+        ("qa2", [("good", "the dog, a Cat. " * 6 + "北 red"), ("", "house")], "threshold"),
+    ],
+)
+def test_exported_models_with_windows(ask, trained, kind, inputs, not_served):
+    expected = Predictor.from_pretrained(str(trained / kind))(inputs)
+    for result in expected:
+        del result[not_served]
+    with ask(f"exported_{kind}_text") as client:
+        assert_close(client.predict(inputs), expected)
 
 
 def assert_close(results, expected):

@@ -157,9 +157,10 @@ def test_the_model_is_served(finished):
     serving = finished / "model/Format-Serving"
     assert [path.name for path in (finished / "model").iterdir()] == ["Format-Serving"]
     assert [path.name for path in (finished / "model_run/ids").iterdir()] == ["1"]
-    verified = {v.signature: v for v in verify(str(serving))}
+    verified = {v.signature: v for v in verify(str(serving)).signatures}
     assert verified["serving_default"].inputs == ["text"]
-    [ids] = [v for v in verify(f"{finished}/model_run/ids/1") if v.signature == "serving_default"]
+    ids = verify(f"{finished}/model_run/ids/1").signatures[0]
+    assert ids.signature == "serving_default"
     assert ids.inputs == ["input_ids", "input_mask", "segment_ids"]
     texts = [row["review"] for row in rows_of(NUM_EVAL, 1)]
     found = tf.saved_model.load(str(serving)).signatures["serving_default"](tf.constant(texts))
@@ -229,7 +230,8 @@ def test_pairs_by_a_base_model_without_eval_files(folder, tmp_path):
 def test_tags(folder, tmp_path):
     call = arguments(folder, tmp_path, TAGS, {"seed": None}, train_steps=60)
     run_fn(call)
-    assert verify(call.serving_model_dir)
+    [tagger] = verify(call.serving_model_dir).signatures
+    assert "words" in tagger.outputs
     [trial] = read_json(tmp_path / "model_run/results.json")["trials"]
     assert trial["seed"] == 42 and trial["metrics"]["f1"] > 0.9
     predictor = Predictor.from_pretrained(f"{tmp_path}/model_run/model")
