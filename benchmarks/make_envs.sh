@@ -32,7 +32,8 @@ make() {
 
 # 4.57 is the last release of transformers with TensorFlow.
 make transformers-tf transformers==4.57.6 tensorflow==2.20.0 tf_keras==2.20.1 'setuptools<81'
-make transformers-torch transformers==5.23.0 "${TORCH:-torch==2.13.0}"
+make transformers-torch transformers==5.23.0 onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0 \
+    "${TORCH:-torch==2.13.0}"
 
 # The package itself depends on tf-models-official.
 if "$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("official"))'; then

@@ -3,12 +3,17 @@
 import json
 import os
 import random
+import types
 
 import data_build
 import input_pipeline
 import pretrain_throughput
 import pytest
 import scaling
+import serving
+from tiny_models import SPECIAL
+
+from electra_tf import Tokenizer, UserError
 
 CONFIG = """
 preset: tiny
@@ -211,3 +216,21 @@ def test_profile(data, config, tmp_path):
 )  # fmt: skip
 def test_groups_of_operations(name, group):
     assert scaling.group_of(f"while/body/_1/{name}") == group
+
+
+def test_served_texts_are_of_the_length_that_is_measured(tmp_path):
+    tokenizer = Tokenizer([*SPECIAL, "a", "b", "##c", "d1", "good", "bad"])
+    tokenizer.save_pretrained(str(tmp_path))
+    texts = serving.make_texts(str(tmp_path / "vocab.txt"), 3, 16)
+    packed = tokenizer.pack([tokenizer.tokenize(texts)], 20)
+    assert packed["input_mask"].numpy().sum(axis=1).tolist() == [16] * 3
+    assert len(set(texts)) == 3
+
+
+def test_served_answers_must_agree():
+    def worker(*scores):
+        return types.SimpleNamespace(name="x", answers=[{"scores": [list(scores)]}])
+
+    serving.check_scores([worker(0.25, 0.75), worker(0.25005, 0.74995)])
+    with pytest.raises(UserError, match="differs from x by 1.0e-03"):
+        serving.check_scores([worker(0.25, 0.75), worker(0.251, 0.749)])
