@@ -272,6 +272,12 @@ def test_versions(served, tmp_path, capsys):
     assert export(folder, served, "classification", "--version=1") == 2
     assert "this version is there" in capsys.readouterr().err
     assert export(folder, tmp_path, "a b") == 2
+    assert export(folder, tmp_path, "a", "--task=other") == 2
+    assert "no task other in it; its task is t" in capsys.readouterr().err
+    assert export(served / "models", tmp_path, "a", "--task=t") == 2
+    assert "is no fine-tuned model" in capsys.readouterr().err
+    assert export(folder, tmp_path, "a", "--top_k=3") == 2
+    assert "is no generator" in capsys.readouterr().err
     assert export(folder, tmp_path, "a", "--max_seq_length=64") == 2
     assert "the model has 32 positions" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -420,11 +426,11 @@ def test_the_servers_files(served, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
-def save_function(folder, function):
+def save_function(folder, function, dtype=tf.float32):
     module = tf.Module()
     spec = tf.TensorSpec([None], tf.float32, name="x")
     module.serve = tf.function(function, input_signature=[spec], autograph=False)
-    module.variable = tf.Variable(1.0)
+    module.variable = tf.Variable(1.0, dtype=dtype)
     tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
 
 
@@ -443,6 +449,12 @@ def save_function(folder, function):
 def test_what_no_server_runs_is_refused(tmp_path, function, message):
     save_function(tmp_path / "1", function)
     with pytest.raises(UserError, match=message):
+        verify(str(tmp_path / "1"))
+
+
+def test_weights_in_half_precision_are_refused(tmp_path):
+    save_function(tmp_path / "1", lambda x: {"y": 2 * x}, tf.bfloat16)
+    with pytest.raises(UserError, match="variable/.* is in half precision; export in float32"):
         verify(str(tmp_path / "1"))
 
 

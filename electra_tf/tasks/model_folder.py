@@ -92,7 +92,7 @@ def load_finetuned(folder, task_name=None, applied=None):
 
     Args:
       folder: that `finetune.py` wrote.
-      task_name: which one, of a folder of several tasks.
+      task_name: which one, of a folder of several tasks; of one, its name or None.
       applied: `TaskConfig` by which the model is to search answers; None for its own.
 
     Raises:
@@ -117,6 +117,10 @@ def load_finetuned(folder, task_name=None, applied=None):
                     f"choose one of {', '.join(by_name)}"
                 )
             values, prefix = by_name[task_name], f"{task_name}."
+        elif applied is None and task_name not in (None, values["task"]["name"]):
+            raise UserError(
+                f"{folder}: no task {task_name} in it; its task is {values['task']['name']}"
+            )
         config = task_config(values["task"], path)
         label_range = values["label_range"] and tuple(values["label_range"])
         task = kind_of(config)(config, values["labels"], label_range, values.get("threshold"))
