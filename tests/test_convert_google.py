@@ -509,6 +509,10 @@ def test_vocabulary(tiny, tmp_path, capsys):
         (["--from=torch"], "google"),
         (["--to=google", "--num_attention_heads=2"], "--num_attention_heads: goes with --from"),
         (["--to=google", "--vocab_file=v"], "--vocab_file: goes with --from"),
+        (
+            ["--to=google", "--optimizer", "--allow_missing=a"],
+            "--allow_missing: a run's checkpoint",
+        ),
         (["--from=google", "--num_attention_heads=0"], "num_attention_heads"),
         (["--from=google", "--num_attention_heads=3"], "num_attention_heads=3 does not divide"),
         (["--from=google", "--allow_missing=("], "--allow_missing=(: no regular expression"),

@@ -76,6 +76,8 @@ def check(values):
     for name in _OF_FROM:
         if values.to and values[name].present:
             raise UserError(f"--{name}: goes with --from; leave it out")
+    if values.to and values.optimizer and values.allow_missing:
+        raise UserError("--allow_missing: a run's checkpoint has every tensor; leave it out")
     if values.lower_case is not None and not values.vocab_file:
         raise UserError("--lower_case: goes with --vocab_file; give both")
     try:
@@ -98,7 +100,7 @@ def show(rows, title, ours_first):
     from rich.table import Table
 
     table = Table(title=title)
-    for column in ("from", "to", "shape", "transposed", "difference"):
+    for column in ("from", "to", "shape", "transposed", "max difference"):
         table.add_column(column, overflow="fold")
     for theirs, ours, shape, transposed, difference in rows:
         names = ["\n".join(ours) or "-", theirs or "-"]
@@ -120,16 +122,15 @@ def _run(values):
     from electra_tf.interop import google
     from electra_tf.tokenization import Tokenizer
 
+    readers, writers = {"google": google.to_run}, {"google": google.from_run}
     keras.utils.set_random_seed(42)  # For what --allow_missing lets begin anew.
     if values.to:
-        from_run = {"google": google.from_run}[values.to]
-        rows, notes = from_run(source, output, values.optimizer, values.allow_missing)
+        rows, notes = writers[values.to](source, output, values.optimizer, values.allow_missing)
     else:
         tokenizer = None
         if values.vocab_file:
             tokenizer = Tokenizer.from_vocab(values.vocab_file, values.lower_case is not False)
-        to_run = {"google": google.to_run}[values["from"].value]
-        rows, notes = to_run(
+        rows, notes = readers[values["from"].value](
             source,
             output,
             values.num_attention_heads,

@@ -302,7 +302,7 @@ def _leave_out_optimizer(source):
     names = [name for name in source.shapes if name.endswith((_STEP, *_MOMENTS))]
     for name in names:
         del source.shapes[name]
-    return [f"left out without --optimizer: {len(names)} tensor(s)"]
+    return [f"left out without --optimizer: {len(names)} tensor(s)"] if names else []
 
 
 def _create_pretrainer(source, configs, shares_embeddings, allow_missing):
@@ -341,8 +341,8 @@ def from_run(run, path, with_optimizer=False, allow_missing=None):
       path: of the checkpoint, without `.index`.
       with_optimizer: whether to take weights, Adam's moments and the step from the run's newest
         checkpoint; else weights from the two folders, and step 0.
-      allow_missing: regular expression of names in `model.safetensors`; tensors that it matches may
-        be missing on either side.
+      allow_missing: regular expression of names in the two folders; tensors that it matches may be
+        missing on either side.
 
     Returns:
       `(rows, notes)` as of `to_run`.
