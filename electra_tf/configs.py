@@ -53,6 +53,28 @@ class EncoderConfig:
             )
 
 
+# What makes two networks' weights exchangeable; dropout and initialization do not.
+ARCHITECTURE_KEYS = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+
+
+def architecture_differences(there, here):
+    """What keeps the weights of one `EncoderConfig` from another's network: list of str."""
+    return [
+        f"{key} is {getattr(there, key)} there and {getattr(here, key)} here"
+        for key in ARCHITECTURE_KEYS
+        if getattr(there, key) != getattr(here, key)
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     """All that decides a pre-training run, apart from its data.

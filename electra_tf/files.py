@@ -27,7 +27,8 @@ _NO_ROOM_TEXT = re.compile(
 
 # What a file is called while it is written: here, in `corpus`, by `tf.train.Checkpoint`.
 _TEMPORARY = re.compile(
-    r"\.tmp-{0}$|/building-{0}(?=/)|_temp/part-[^/]+$|\.tmp[0-9a-f]{{32}}$".format(os.getpid())
+    r"\.tmp-{0}(?=[/.]|$)|/building-{0}(?=/)".format(os.getpid())
+    + r"|_temp/part-[^/]+$|\.tmp[0-9a-f]{32}$|\.tempstate\d+$"
 )
 
 
@@ -60,7 +61,7 @@ def no_room(error):
 
 
 @contextlib.contextmanager
-def _users_mistake(what):
+def users_mistake(what):
     """Turns TensorFlow's errors into the user's, but for want of room."""
     try:
         yield
@@ -101,7 +102,7 @@ def make_folder(path):
     Raises:
       UserError: there is a file of that name, or no permission.
     """
-    with _users_mistake(f"{path}: cannot make this folder"):
+    with users_mistake(f"{path}: cannot make this folder"):
         tf.io.gfile.makedirs(path)
 
 
@@ -112,7 +113,7 @@ def write(path, content):
       UserError: it may not be written there.
     """
     make_folder(os.path.dirname(path) or ".")
-    with _users_mistake(f"{path}: cannot write it"), replacing(path) as temporary:
+    with users_mistake(f"{path}: cannot write it"), replacing(path) as temporary:
         with tf.io.gfile.GFile(temporary, "wb" if isinstance(content, bytes) else "w") as f:
             f.write(content)
 

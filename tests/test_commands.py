@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+import tensorflow as tf
 
 from electra_tf import Discriminator, Generator, Tokenizer
-from electra_tf.commands import build_pretraining_data, build_vocab, pretrain
+from electra_tf.commands import build_pretraining_data, build_vocab, convert, pretrain
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = [
@@ -189,6 +191,46 @@ def test_two_phases(data, finished, tmp_path, capsys):
     assert "init_from is" in last_line(capsys)
 
 
+def test_a_run_goes_on_as_if_it_had_never_been_converted(data, finished, tmp_path, capsys):
+    """Stopped at step 8, to the original's format, back, and on to step 12: the same bits."""
+    stopped, run = tmp_path / "stopped", tmp_path / "run"
+    shutil.copytree(finished, stopped, ignore=shutil.ignore_patterns("ckpt-12*", "*tor"))
+    original, vocabulary = tmp_path / "model.ckpt-8", f"--vocab_file={data}/vocab.txt"
+    command = ["", "--to=google", f"--input={stopped}", f"--output={original}", "--optimizer"]
+    assert convert.main(command) == 0
+    assert tf.train.load_checkpoint(str(original)).get_tensor("global_step") == 8
+    command = [
+        "", "--from=google", f"--input={original}", f"--output={run}", "--optimizer",
+        "--num_attention_heads=2", vocabulary,
+    ]  # fmt: skip
+    assert convert.main(command) == 0
+    assert "optimizer: Adam's moments, step 8" in capsys.readouterr().out
+    for flag, message in (
+        ("--override=hidden_size=32", "hidden_size is 16 there and 32 here"),
+        ("--override=num_attention_heads=1", "num_attention_heads is 2 there and 1 here"),
+        (f"--init_from={finished}", f"init_from is None there and '{finished}' here"),
+    ):
+        assert pretrain.main(arguments(data, run, flag)) == 2
+        assert message in last_line(capsys)
+    # The sizes come from the run itself, the schedule from the command.
+    missing = [
+        "max_seq_length=16", "learning_rate=1e-3", "num_train_steps=12", "num_warmup_steps=2",
+        "mask_prob=0.15", "train_batch_size=4",
+    ]  # fmt: skip
+    command = [
+        "", f"--config={run}/config.yaml", f"--train_data={data}/records", vocabulary,
+        f"--output_dir={run}", "--override=eval_steps=6", "--override=num_eval_steps=2",
+        f"--eval_data={data}/records/eval", "--override=eval_batch_size=4",
+        *(f"--override={override}" for override in missing),
+    ]  # fmt: skip
+    assert pretrain.main(command) == 0
+    expected = [line for line in metrics_of(finished) if line["step"] > 8]
+    assert comparable(metrics_of(run)) == comparable(expected)
+    for name, tensors in tensors_of(finished).items():
+        for key, tensor in tensors.items():
+            assert tensor.tobytes() == tensors_of(run)[name][key].tobytes(), key
+
+
 @pytest.mark.parametrize(
     "flag, message",
     [
@@ -284,6 +326,7 @@ def test_help_names_every_flag(capsys):
         (build_vocab, "vocab_size"),
         (build_pretraining_data, "eval_fraction"),
         (pretrain, "override"),
+        (convert, "allow_missing"),
     ):
         assert command.main(["", "--help"]) == 0
         out = capsys.readouterr().out

@@ -11,10 +11,11 @@ import numpy as np
 import orbit
 import pytest
 import tensorflow as tf
+from conftest import GOLDEN
 from test_commands import arguments, assert_same_run, last_line, metrics_of
 
 from electra_tf import Discriminator, EncoderConfig, commands, corpus, files
-from electra_tf.commands import build_pretraining_data, build_vocab, pretrain
+from electra_tf.commands import build_pretraining_data, build_vocab, convert, pretrain
 from electra_tf.training import pretraining
 from electra_tf.training.checkpoints import save_checkpoint
 from electra_tf.training.run_folder import RunFolder
@@ -307,6 +308,26 @@ def test_a_list_of_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
         with pytest.raises(tf.errors.OpError):
             save_checkpoint(manager, 8)
     assert contents(tmp_path) == before
+
+
+def test_a_conversion(disk, tmp_path, capsys):
+    path = GOLDEN / "google/pretrain_proj/trained/model.ckpt-5"
+    from_google = ["", "--from=google", f"--input={path}", "--optimizer"]
+    to_google = ["", "--to=google", f"--input={tmp_path}/run", "--optimizer"]
+    assert convert.main([*from_google, f"--output={tmp_path}/run"]) == 0
+    for command, output, free in (
+        (from_google, disk.path / "run", PAGE),
+        (from_google, disk.path / "run", 50 * PAGE),  # The networks fit, the checkpoint does not.
+        (to_google, disk.path / "model", PAGE),
+        (to_google, disk.path / "model", 50 * PAGE),
+    ):
+        capsys.readouterr()
+        disk.fill(free)
+        assert convert.main([*command, f"--output={output}"]) == 1
+        disk.empty()
+        assert_error(last_line(capsys), output, disk)
+        assert not contents(disk.path)
+    assert convert.main([*to_google, f"--output={disk.path}/model"]) == 0
 
 
 def test_a_run(any_disk, data, tmp_path, capsys, monkeypatch):  # noqa: F811

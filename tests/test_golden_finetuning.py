@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import GOLDEN
-from test_golden_google import google_name
 
 from electra_tf import EncoderConfig
 from electra_tf.configs import FinetuningConfig
+from electra_tf.interop.google import original_name
 from electra_tf.interop.huggingface import model_tensors
 from electra_tf.modeling.electra import SequenceClassifier
 from electra_tf.modeling.finetuner import Finetuner
@@ -48,7 +48,9 @@ def create(meta, fidelity="google2020"):
         classifier_dropout=0.0,
     )
     variables = {
-        google_name(name, "electra").replace("classifier/", "task_specific/toy/dense/"): variable
+        original_name(name, "electra", "electra").replace(
+            "classifier/", "task_specific/toy/dense/"
+        ): variable
         for name, (variable, _) in model_tensors(network).items()
     }
     reader = tf.train.load_checkpoint(str(FOLDER / "model.ckpt-0"))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import GOLDEN
 
 from electra_tf import ElectraPretrainer, PretrainingConfig, create_optimizer, masking
-from electra_tf.interop.huggingface import model_tensors
+from electra_tf.interop.google import network_tensors
 from electra_tf.optimization import LinearWarmupDecay
 
 FOLDERS = [GOLDEN / "google" / name for name in ("pretrain_proj", "pretrain_noproj")]
@@ -21,33 +21,10 @@ def folder(request):
     return request.param
 
 
-def google_name(name, network):
-    """A tensor's name in the original's checkpoint, from Hugging Face's name."""
-    for ours, theirs in (
-        ("electra.embeddings_project", f"{network}.embeddings_project"),
-        ("electra.encoder.layer.", f"{network}.encoder.layer_"),
-        ("discriminator_predictions.dense_prediction", "discriminator_predictions.dense_1"),
-        ("generator_lm_head.bias", "generator_predictions.output_bias"),
-        ("LayerNorm.weight", "LayerNorm.gamma"),
-        ("LayerNorm.bias", "LayerNorm.beta"),
-        ("_embeddings.weight", "_embeddings"),
-    ):
-        name = name.replace(ours, theirs)
-    if name.endswith(".weight"):
-        name = name.removesuffix("weight") + "kernel"
-    return name.replace(".", "/")
-
-
 def google_variables(model):
     """Our variables by the original's names; shared embeddings stand once."""
-    return {
-        google_name(name, network): variable
-        for tensors, network in (
-            (model_tensors(model.generator), "generator"),
-            (model_tensors(model.discriminator), "electra"),
-        )
-        for name, (variable, _) in tensors.items()
-    }
+    tensors = network_tensors(model.networks, shares_embeddings=True)
+    return {name: tensor.variable for name, tensor in tensors.items()}
 
 
 def load(folder, fidelity="fixed"):

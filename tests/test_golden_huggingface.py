@@ -84,7 +84,7 @@ def test_every_unmatched_tensor_is_named(tmp_path):
         Discriminator.from_pretrained(str(tmp_path))
     for text in (
         str(tmp_path),
-        "missing electra.embeddings.LayerNorm.bias",
+        "missing electra.embeddings.LayerNorm.bias (16,)",
         "unexpected extra.weight (2, 3)",
         "discriminator_predictions.dense.bias has shape (7,), not (32,)",
     ):
@@ -117,11 +117,19 @@ def test_damaged_folders(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type":\n "electra",}')
     with pytest.raises(UserError, match=r"config.json:2: not JSON"):
         Discriminator.from_pretrained(str(tmp_path))
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="config.json: no JSON object"):
+        Discriminator.from_pretrained(str(tmp_path))
     source = FOLDERS[0] / "discriminator"
     (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
     whole = (source / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="not a whole safetensors file"):
+        Discriminator.from_pretrained(str(tmp_path))
+    header = b'{"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}'
+    whole = len(header).to_bytes(8, "little") + header + b"ab"
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    with pytest.raises(UserError, match="a tensor is of type 'BF16'; save it in float32"):
         Discriminator.from_pretrained(str(tmp_path))
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from electra_tf import files
 from electra_tf.configs import EncoderConfig, validate
 from electra_tf.errors import UserError
+from electra_tf.interop.tensors import match
 from electra_tf.modeling.electra import (
     Discriminator,
     Generator,
@@ -174,13 +175,14 @@ def save_tensors(tensors, config, architecture, folder, more_config=None):
     files.write_json(tf.io.gfile.join(folder, CONFIG_FILE), values)
 
 
-def load_model(model_class, folder, prefix="", **options):
+def load_model(model_class, folder, prefix="", allow_missing=None, **options):
     """Reads a network.
 
     Args:
       model_class: `ElectraModel`.
       folder: where it is.
       prefix: of the names of the head's tensors, in a folder with the heads of several tasks.
+      allow_missing: as of `tensors.match`.
       options: of `model_class`, which its tensors do not tell.
 
     Raises:
@@ -196,7 +198,7 @@ def load_model(model_class, folder, prefix="", **options):
             if name.startswith((prefix, "electra."))
         }
     model = model_class(config, **_head_options(model_class, arrays), **options)
-    assign_tensors(model_tensors(model), arrays, folder)
+    assign_tensors(model_tensors(model), arrays, folder, allow_missing)
     return model
 
 
@@ -284,7 +286,7 @@ def read_tensors(folder):
     """Reads `model.safetensors` as a dict of float32 arrays.
 
     Raises:
-      UserError: no such file, or not a safetensors file.
+      UserError: no such file, not a safetensors file, or a tensor of a type that NumPy lacks.
     """
     import safetensors
     import safetensors.numpy
@@ -294,43 +296,41 @@ def read_tensors(folder):
         arrays = safetensors.numpy.load(_read(path))
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+    except KeyError as error:  # A type that NumPy does not have.
+        raise UserError(f"{path}: a tensor is of type {error}; save it in float32") from None
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
-def assign_tensors(tensors, arrays, where):
+def assign_tensors(tensors, arrays, where, allow_missing=None):
     """Assigns arrays to variables of the same names, one to one.
 
     Args:
       tensors: dict from name to `(variable, transposed)`.
       arrays: dict from name to array.
       where: named in the error.
+      allow_missing: as of `tensors.match`.
 
     Raises:
       UserError: naming every tensor that is missing, left over or of another shape.
     """
-    arrays = {name: array for name, array in arrays.items() if name not in _REDUNDANT}
-    problems = [f"missing {name}" for name in tensors if name not in arrays]
-    problems += [
-        f"unexpected {name} {arrays[name].shape}" for name in arrays if name not in tensors
-    ]
-    values = {}
+    expected = {}
     for name, (variable, transposed) in tensors.items():
-        if name in arrays:
-            values[name] = arrays[name].T if transposed else arrays[name]
-            if values[name].shape != tuple(variable.shape):
-                expected = tuple(variable.shape)[::-1] if transposed else tuple(variable.shape)
-                problems.append(f"{name} has shape {arrays[name].shape}, not {expected}")
-    if problems:
-        raise UserError(f"{where}: the tensors do not match the model: {'; '.join(problems)}")
-    for name, (variable, _) in tensors.items():
-        variable.assign(values[name])
+        shape = tuple(variable.shape)
+        expected[name] = shape[::-1] if transposed else shape
+    found = {name: array.shape for name, array in arrays.items() if name not in _REDUNDANT}
+    for name in match(expected, found, where, allow_missing):
+        variable, transposed = tensors[name]
+        variable.assign(arrays[name].T if transposed else arrays[name])
 
 
 def _read_json(path):
     try:
-        return json.loads(_read(path))
+        values = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: no JSON object; is this an ELECTRA model's folder?")
+    return values
 
 
 def _read(path):

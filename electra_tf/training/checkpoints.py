@@ -34,14 +34,37 @@ def checkpoint_variables(model):
     return variables
 
 
-def restore(checkpoint, manager, model):
+def create_run_checkpoint(model):
+    """What the checkpoints of a pre-training run hold.
+
+    Args:
+      model: `ElectraPretrainer`, compiled.
+
+    Returns:
+      `(checkpoint, num_parts)`: `tf.train.Checkpoint`; int32 variable, how many micro-batches the
+      run's batches were cut into, 0 before it has begun. Outside of a strategy's scope: this and the
+      checkpoint's own counter are no variables of the workers' together.
+    """
+    num_parts = tf.Variable(0, trainable=False, name="gradient_accumulation_steps")
+    checkpoint = tf.train.Checkpoint(
+        variables={**checkpoint_variables(model), "gradient_accumulation_steps": num_parts}
+    )
+    return checkpoint, num_parts
+
+
+def restore(checkpoint, folder, model):
     """Restores the newest checkpoint that can be read, if any; returns the step to go on at.
+
+    Args:
+      checkpoint: `tf.train.Checkpoint`.
+      folder: where checkpoints lie.
+      model: with an `optimizer`, whose step is returned.
 
     Raises:
       UserError: there are checkpoints, but none can be read.
     """
     unreadable = []
-    for path in reversed(saved_checkpoints(manager)):
+    for path in reversed(saved_checkpoints(folder)):
         try:
             checkpoint.restore(path).assert_consumed()
         except _UNREADABLE as error:
@@ -50,7 +73,6 @@ def restore(checkpoint, manager, model):
         step = int(model.optimizer.iterations.value.numpy())
         if unreadable:
             logging.warning("%s; going on from the one of step %d", "; ".join(unreadable), step)
-        logging.info("resumed at step %d", step)
         return step
     if unreadable:
         raise UserError(
@@ -79,12 +101,12 @@ def create_checkpoint_manager(checkpoint, folder, max_to_keep):
         return tf.train.CheckpointManager(checkpoint, folder, max_to_keep)
 
 
-def saved_checkpoints(manager):
+def saved_checkpoints(folder):
     """Paths of the checkpoints there are, oldest first; one may be unreadable.
 
-    The files tell, since the manager's own list can be lost.
+    The files tell, since a `tf.train.CheckpointManager`'s own list can be lost.
     """
-    indices = tf.io.gfile.glob(os.path.join(manager.directory, "ckpt-*.index"))
+    indices = tf.io.gfile.glob(os.path.join(folder, "ckpt-*.index"))
     paths = [path.removesuffix(".index") for path in indices]
     return sorted(paths, key=lambda path: int(path.rpartition("-")[2]))
 

@@ -33,7 +33,7 @@ from electra_tf.training.predictions import (
     write_predictions,
 )
 from electra_tf.training.row_predictor import RowPredictor, predict_examples
-from electra_tf.training.run_folder import RunFolder
+from electra_tf.training.run_folder import CHECKPOINTS, RunFolder
 from electra_tf.training.stopping import StopRequest
 from electra_tf.training.strategies import any_worker, is_chief, noticing_lost_workers
 from electra_tf.training.task_setup import (
@@ -146,8 +146,10 @@ class _Trial:
         keras.utils.set_random_seed(config.seed)
         self._model = FinetunedNetworks(setup, config.seed)
         checkpoint = tf.train.Checkpoint(variables=checkpoint_variables(self._model))
-        self._manager = create_checkpoint_manager(checkpoint, self._run.join("checkpoints"), 1)
-        first_step = restore(checkpoint, self._manager, self._model)
+        self._manager = create_checkpoint_manager(checkpoint, self._run.join(CHECKPOINTS), 1)
+        first_step = restore(checkpoint, self._manager.directory, self._model)
+        if first_step:
+            logging.info("resumed at step %d", first_step)
         self._run.cut_metrics(first_step)
         self._lines = self._run.read_metrics()
         if on_start:
@@ -298,7 +300,7 @@ class _Trial:
             if best:
                 self._draw(best, done)
             files.write_json(run.join(RESULT_FILE), result)
-            files.remove(run.join("checkpoints"))
+            files.remove(run.join(CHECKPOINTS))
         return result
 
     def _draw(self, best, done):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from electra_tf import records
-from electra_tf.configs import RUN_KEYS
+from electra_tf.configs import RUN_KEYS, architecture_differences
 from electra_tf.errors import RunStopped, UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.pretrainer import ElectraPretrainer
@@ -16,8 +16,8 @@ from electra_tf.optimization import create_optimizer
 from electra_tf.tokenization import read_vocab, vocab_sha256
 from electra_tf.training import flops
 from electra_tf.training.checkpoints import (
-    checkpoint_variables,
     create_checkpoint_manager,
+    create_run_checkpoint,
     restore,
     save_checkpoint,
     saved_checkpoints,
@@ -25,7 +25,7 @@ from electra_tf.training.checkpoints import (
 from electra_tf.training.health import HealthMonitor
 from electra_tf.training.loop import PretrainingEvaluator, PretrainingTrainer
 from electra_tf.training.memory import choose_micro_batches, is_out_of_memory
-from electra_tf.training.run_folder import RunFolder
+from electra_tf.training.run_folder import CHECKPOINTS, RunFolder
 from electra_tf.training.stopping import StopRequest
 from electra_tf.training.strategies import (
     any_worker,
@@ -37,17 +37,6 @@ from electra_tf.training.strategies import (
     sub_batch_rows,
 )
 
-# What makes two networks' weights exchangeable; that of dropout and initialization does not.
-_ARCHITECTURE_KEYS = (
-    "vocab_size",
-    "embedding_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
 _COUNTED_EXAMPLES = 8192  # Training examples whose tokens tell which ones are frequent.
 
 
@@ -121,16 +110,13 @@ def pretrain(
     model = create_model(
         config, tokenizer.mask_id, tokenizer.special_ids, strategy, jit_compile=jit_compile
     )
-    # Outside of the scope: these and the checkpoint's own counter are no variables of the workers'
-    # together.
-    num_parts = tf.Variable(0, trainable=False, name="gradient_accumulation_steps")
-    checkpoint = tf.train.Checkpoint(
-        variables={**checkpoint_variables(model), "gradient_accumulation_steps": num_parts}
-    )
+    checkpoint, num_parts = create_run_checkpoint(model)
     manager = create_checkpoint_manager(
-        checkpoint, run.join("checkpoints"), config.keep_checkpoint_max
+        checkpoint, run.join(CHECKPOINTS), config.keep_checkpoint_max
     )
-    first_step = restore(checkpoint, manager, model)
+    first_step = restore(checkpoint, manager.directory, model)
+    if first_step:
+        logging.info("resumed at step %d", first_step)
     if init_from and first_step == 0:
         import_models(model, init_from)
     run.cut_metrics(first_step)
@@ -276,7 +262,7 @@ class _Training:
         config = self._config
         if self._num_skipped < config.max_skipped_steps:
             return
-        saved = saved_checkpoints(self._manager)
+        saved = saved_checkpoints(self._manager.directory)
         raise UserError(
             f"step {step:,}: the gradients of the last {self._num_skipped} steps were not finite "
             f"(max_skipped_steps is {config.max_skipped_steps}), the last good checkpoint is "
@@ -370,11 +356,7 @@ def check_models(config, tokenizer, folder):
     ):
         path = tf.io.gfile.join(folder, name)
         there = huggingface.read_config(path)
-        differences = [
-            f"{key} is {getattr(there, key)} there and {getattr(here, key)} here"
-            for key in _ARCHITECTURE_KEYS
-            if getattr(there, key) != getattr(here, key)
-        ]
+        differences = architecture_differences(there, here)
         if differences:
             raise UserError(
                 f"--init_from={folder}: the {name} is of another architecture: "

@@ -11,6 +11,7 @@ from electra_tf import files
 from electra_tf.errors import UserError
 
 CONFIG_FILE, DATA_FILE, METRICS_FILE = "config.yaml", "data.json", "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 class RunFolder:

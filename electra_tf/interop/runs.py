@@ -1,0 +1,160 @@
+"""Run folders, as conversions from and to other programs' checkpoints write and read them."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+import yaml
+
+from electra_tf import files
+from electra_tf.configs import (
+    ARCHITECTURE_KEYS,
+    PRETRAINING_PRESETS,
+    PretrainingConfig,
+    read_yaml,
+    validate,
+)
+from electra_tf.errors import UserError
+from electra_tf.interop import huggingface
+from electra_tf.interop.tensors import allows
+from electra_tf.modeling.electra import Discriminator, Generator
+from electra_tf.modeling.pretrainer import ElectraPretrainer
+from electra_tf.optimization import create_optimizer
+from electra_tf.tokenization import vocab_sha256
+from electra_tf.training.checkpoints import (
+    create_checkpoint_manager,
+    create_run_checkpoint,
+    restore,
+    save_checkpoint,
+    saved_checkpoints,
+)
+from electra_tf.training.run_folder import CHECKPOINTS, CONFIG_FILE, DATA_FILE
+
+
+def create_networks(configs, shares_embeddings):
+    """New networks.
+
+    Args:
+      configs: list of `EncoderConfig`s, of the discriminator and perhaps of the generator.
+      shares_embeddings: whether the generator has the discriminator's embeddings.
+
+    Returns:
+      list of `Discriminator` and perhaps `Generator`.
+    """
+    discriminator = Discriminator(configs[0])
+    embeddings = discriminator.embeddings if shares_embeddings else None
+    return [discriminator, *(Generator(config, embeddings=embeddings) for config in configs[1:])]
+
+
+def create_pretrainer(sizes, where):
+    """A new `ElectraPretrainer` with its optimizer.
+
+    Args:
+      sizes: dict of keys of a `PretrainingConfig`, at least those of `sizes_of`; the other ones are of
+        no matter to variables and their names.
+      where: begins an error.
+    """
+    others = {**PRETRAINING_PRESETS["small"], "max_seq_length": 5}  # Any model has 5 positions.
+    config = validate(PretrainingConfig, {**others, **sizes}, where)
+    model = ElectraPretrainer(config)
+    model.compile(create_optimizer(config))
+    return model
+
+
+def sizes_of(configs):
+    """The keys of a `PretrainingConfig` that the networks' sizes tell, a dict.
+
+    Args:
+      configs: as of `create_networks`.
+    """
+    discriminator, *generators = configs
+    keys = {field.name for field in dataclasses.fields(PretrainingConfig)}
+    sizes = {key: getattr(discriminator, key) for key in ARCHITECTURE_KEYS if key in keys}
+    for generator in generators:
+        sizes["generator_hidden_size"] = generator.hidden_size / discriminator.hidden_size
+        sizes["generator_layers"] = generator.num_hidden_layers / discriminator.num_hidden_layers
+    return sizes
+
+
+def write(folder, networks, model=None, tokenizer=None, init_from=None):
+    """Writes a run folder: what was converted, so that `pretrain` takes it and nothing else.
+
+    `config.yaml` holds the sizes alone: the run's first start adds its schedule and the rest.
+
+    Args:
+      folder: where to.
+      networks: list of `Discriminator` and perhaps `Generator`.
+      model: `ElectraPretrainer` of a run that can be continued; None for networks alone.
+      tokenizer: `Tokenizer`, or None.
+      init_from: where networks alone come from. `pretrain` refuses the folder as its own then, in
+        which it would begin with random weights.
+    """
+    config = sizes_of([network.config for network in networks])
+    data = {"init_from": init_from}
+    for network in networks:
+        path = tf.io.gfile.join(folder, network.name)
+        network.save_pretrained(path)
+        if tokenizer:
+            tokenizer.save_pretrained(path)
+    if tokenizer:
+        config["do_lower_case"] = tokenizer.lowercase
+        data["vocab_sha256"] = vocab_sha256(tokenizer.vocab)
+    files.write(tf.io.gfile.join(folder, CONFIG_FILE), yaml.safe_dump(config, sort_keys=False))
+    files.write_json(tf.io.gfile.join(folder, DATA_FILE), data)
+    if model:
+        checkpoint, _ = create_run_checkpoint(model)
+        checkpoints = tf.io.gfile.join(folder, CHECKPOINTS)
+        manager = create_checkpoint_manager(checkpoint, checkpoints, max_to_keep=1)
+        save_checkpoint(manager, int(model.optimizer.iterations.numpy()))
+
+
+def read_networks(run, allow_missing=None):
+    """Reads the networks of a run folder.
+
+    Args:
+      run: folder with `discriminator/` and `generator/`.
+      allow_missing: as of `tensors.match`; one that matches "generator/" does without that folder.
+
+    Returns:
+      list of `Discriminator` and perhaps `Generator`, each with embeddings of its own.
+
+    Raises:
+      UserError: as `huggingface.load_model`, or there is no generator.
+    """
+    path = tf.io.gfile.join(run, "discriminator")
+    discriminator = huggingface.load_model(Discriminator, path, allow_missing=allow_missing)
+    path = tf.io.gfile.join(run, "generator")
+    if not tf.io.gfile.isdir(path):
+        if allows(allow_missing, "generator/"):
+            return [discriminator]
+        raise UserError(
+            f"{path}: no such folder; --allow_missing='generator.*' converts the discriminator alone"
+        )
+    return [discriminator, huggingface.load_model(Generator, path, allow_missing=allow_missing)]
+
+
+def share_embeddings(networks):
+    """Whether all networks have the same values in their embeddings."""
+    first, *others = (network.embeddings.variables for network in networks)
+    return all(
+        np.array_equal(variable, other_variable)
+        for other in others
+        for variable, other_variable in zip(first, other)
+    )
+
+
+def read_pretrainer(run):
+    """Reads the newest checkpoint of a pre-training run that can be read.
+
+    Returns:
+      `ElectraPretrainer` with its optimizer.
+
+    Raises:
+      UserError: it is no such run, has no checkpoint, or none that can be read.
+    """
+    path, checkpoints = (tf.io.gfile.join(run, name) for name in (CONFIG_FILE, CHECKPOINTS))
+    if not saved_checkpoints(checkpoints):
+        raise UserError(f"{checkpoints}: no checkpoint in it; leave --optimizer out")
+    model = create_pretrainer(read_yaml(path, "--input"), path)
+    restore(create_run_checkpoint(model)[0], checkpoints, model)
+    return model
