@@ -6,6 +6,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,7 @@ import tensorflow as tf
 from electra_tf import files
 from electra_tf.configs import EncoderConfig, validate
 from electra_tf.errors import UserError
-from electra_tf.interop.tensors import match
+from electra_tf.interop.tensors import check_finite, match
 from electra_tf.modeling.electra import (
     Discriminator,
     Generator,
@@ -31,6 +32,8 @@ from electra_tf.modeling.heads import (
 from electra_tf.modeling.spans import JointHead, StartEndHead
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Tensors of older folders that repeat others or hold no parameter.
 _REDUNDANT = frozenset({"electra.embeddings.position_ids", "generator_lm_head.weight"})
@@ -283,22 +286,65 @@ def architectures(folder):
 
 
 def read_tensors(folder):
-    """Reads `model.safetensors` as a dict of float32 arrays.
+    """Reads `model.safetensors`, or the shards that an index lists in its place.
+
+    Returns:
+      dict from name to float32 array.
 
     Raises:
-      UserError: no such file, not a safetensors file, or a tensor of a type that NumPy lacks.
+      UserError: no such file, a file is malformed, a tensor is of a type that NumPy lacks or not
+        finite, or the index and the shards have different tensors.
     """
+    path = tf.io.gfile.join(folder, WEIGHTS_FILE)
+    if tf.io.gfile.exists(path):
+        return _read_safetensors(path)
+    index = tf.io.gfile.join(folder, INDEX_FILE)
+    if tf.io.gfile.exists(index):
+        return _read_shards(folder, index)
+    for name in _PICKLED:
+        pickled = tf.io.gfile.join(folder, name)
+        if tf.io.gfile.exists(pickled):
+            raise UserError(
+                f"{pickled}: pickled weights, which can run any code when they are read; where you "
+                "trust them, write the folder anew by transformers' save_pretrained, which makes "
+                f"{WEIGHTS_FILE}"
+            )
+    raise UserError(f"{path}: no such file; is this a model's folder?")
+
+
+def _read_safetensors(path):
     import safetensors
     import safetensors.numpy
 
-    path = tf.io.gfile.join(folder, WEIGHTS_FILE)
     try:
         arrays = safetensors.numpy.load(_read(path))
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None
     except KeyError as error:  # A type that NumPy does not have.
         raise UserError(f"{path}: a tensor is of type {error}; save it in float32") from None
-    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        check_finite(array, name, path)
+    return arrays
+
+
+def _read_shards(folder, index):
+    """Reads the shards of an index, none of which is outside of the folder."""
+    shard_of = _read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
+        raise UserError(f"{index}: no object 'weight_map' from a tensor's name to its file's")
+    found = {}
+    for shard in sorted(set(shard_of.values())):
+        if not re.fullmatch(r"[\w-][\w.-]*", shard):
+            raise UserError(f"{index}: {shard!r} is no name of a file in the same folder")
+        arrays = _read_safetensors(tf.io.gfile.join(folder, shard))
+        found |= {(name, shard): array for name, array in arrays.items()}
+    listed = set(shard_of.items())
+    if listed != set(found):
+        name, shard = min(listed ^ set(found))
+        has, lacks = (index, shard) if (name, shard) in listed else (shard, index)
+        raise UserError(f"{index}: {has} has {name} of {shard}, {lacks} has it not")
+    return {name: array for (name, _), array in found.items()}
 
 
 def assign_tensors(tensors, arrays, where, allow_missing=None):
@@ -328,6 +374,8 @@ def _read_json(path):
         values = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: no JSON object; is this an ELECTRA model's folder?")
     return values
