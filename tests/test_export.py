@@ -280,6 +280,8 @@ def test_versions(served, tmp_path, capsys):
     assert "is no generator" in capsys.readouterr().err
     assert export(folder, tmp_path, "a", "--max_seq_length=64") == 2
     assert "the model has 32 positions" in capsys.readouterr().err
+    assert export(served / "models/qa", tmp_path, "a", "--max_seq_length=6") == 2
+    assert "give 7 to 32" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -371,6 +373,9 @@ def test_warm_up(served, tmp_path, capsys):
         assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
         error = capsys.readouterr().err
         assert f"{requests}:1: {message}" in error and '"text": text, "text_pair": text' in error
+    requests.write_text('{"text": "a", "text_pair": "b"}\n' * 501)
+    assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
+    assert "501 requests of warm-up for 2 signatures each" in capsys.readouterr().err
     requests.write_text("")
     assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
     assert export(folder, tmp_path, "r", "--warmup=missing.jsonl") == 2

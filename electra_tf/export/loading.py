@@ -14,8 +14,6 @@ from electra_tf.modeling.electra import Discriminator, Generator
 from electra_tf.tasks.model_folder import is_finetuned, load_finetuned
 from electra_tf.tokenization import Tokenizer
 
-_MIN_LENGTH = 5
-
 _BY_KIND = {
     "classification": ClassificationServables,
     "multiple_choice": MultipleChoiceServables,
@@ -49,10 +47,10 @@ def load_servables(folder, max_seq_length=None, task=None, top_k=None):
     if top_k and not isinstance(servables, GeneratorServables):
         raise UserError(f"--top_k={top_k}: {folder} is no generator")
     most = servables.network.config.max_position_embeddings
-    if max_seq_length and not _MIN_LENGTH <= max_seq_length <= most:
+    least = servables.min_seq_length
+    if max_seq_length and not least <= max_seq_length <= most:
         raise UserError(
-            f"--max_seq_length={max_seq_length}: the model has {most} positions; give {_MIN_LENGTH} "
-            f"to {most}"
+            f"--max_seq_length={max_seq_length}: the model has {most} positions; give {least} to {most}"
         )
     if top_k:
         servables.top_k = min(top_k, servables.tokenizer.vocab_size)

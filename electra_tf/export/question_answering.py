@@ -30,6 +30,7 @@ class QuestionAnsweringServables(Servables):
     """A fine-tuned model that answers questions."""
 
     texts = ("question", "context")
+    min_seq_length = 7
 
     def __init__(self, finetuned):
         """Takes a `tasks.model_folder.FinetunedModel`."""

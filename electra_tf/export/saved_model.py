@@ -131,6 +131,11 @@ def _write(servable, folder, name, inputs, requests):
             for signature in servable.signatures
             for request in requests
         ]
+        if len(logs) > warmup.MAX_REQUESTS:
+            raise UserError(
+                f"{len(requests)} requests of warm-up for {len(functions)} signatures each; a server "
+                f"takes {warmup.MAX_REQUESTS} in all"
+            )
         warmup.write_logs(folder, logs)
     verify(folder)
 

@@ -41,6 +41,8 @@ class Servables:
 
     #: The inputs of strings [B].
     texts = ("text",)
+    #: Least `max_seq_length`.
+    min_seq_length = 5
 
     def __init__(self, network, tokenizer, max_seq_length):
         self.network, self.tokenizer = network, tokenizer
