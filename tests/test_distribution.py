@@ -162,6 +162,7 @@ def stop_after(step):
         pretraining.save_checkpoint = save
 
 
+@pytest.mark.slow
 def test_a_changing_number_of_devices(data, one_device, tmp_path):
     """1, then 2 with accumulation, then 1."""
     for last, flags in (

@@ -310,6 +310,7 @@ def test_a_list_of_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_conversion(disk, tmp_path, capsys):
     path = GOLDEN / "google/pretrain_proj/trained/model.ckpt-5"
     from_google = ["", "--from=google", f"--input={path}", "--optimizer"]

@@ -64,6 +64,7 @@ def test_what_is_measured_grows_with_the_rows():
     assert least < large - small < 10 * least
 
 
+@pytest.mark.slow
 def test_auto_runs_and_goes_on_with_its_choice(data, tmp_path, monkeypatch, caplog):
     from test_distribution import stop_after
 

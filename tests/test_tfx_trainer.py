@@ -159,9 +159,8 @@ def test_the_model_is_served(finished):
     assert [path.name for path in (finished / "model_run/ids").iterdir()] == ["1"]
     verified = {v.signature: v for v in verify(str(serving)).signatures}
     assert verified["serving_default"].inputs == ["text"]
-    ids = verify(f"{finished}/model_run/ids/1").signatures[0]
-    assert ids.signature == "serving_default"
-    assert ids.inputs == ["input_ids", "input_mask", "segment_ids"]
+    ids = {v.signature: v for v in verify(f"{finished}/model_run/ids/1").signatures}
+    assert ids["serving_default"].inputs == ["input_ids", "input_mask", "segment_ids"]
     texts = [row["review"] for row in rows_of(NUM_EVAL, 1)]
     found = tf.saved_model.load(str(serving)).signatures["serving_default"](tf.constant(texts))
     predictions = read_lines(finished / "model_run/trial-1/predictions/dev.jsonl")
