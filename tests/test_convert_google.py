@@ -458,6 +458,8 @@ def test_a_damaged_run(tiny, tmp_path, capsys):
     network.save_pretrained(str(tmp_path / "ours/discriminator"))
     assert to_google(tmp_path / "ours", tmp_path / "model") == 2
     assert "discriminator_predictions.dense.bias[0] is inf" in last_line(capsys)
+    network.head.dense.bias.assign(np.zeros(8))
+    network.save_pretrained(str(tmp_path / "ours/discriminator"))
     for file, content, message in (
         ("model.safetensors", b"\0" * 9, "not a whole safetensors file"),
         ("config.json", b"[]", "config.json: no JSON object"),
