@@ -47,20 +47,19 @@ def make_model(encoder, folder):
     """Writes a classifier with the encoder's weights and transformers' head, random."""
     import keras
 
-    from electra_tf import Tokenizer
     from electra_tf.interop import huggingface
     from electra_tf.tasks.classification import Classification
     from electra_tf.tasks.config import task_config
     from electra_tf.tasks.model_folder import FinetunedModel, save_finetuned
+    from electra_tf.training.task_setup import load_encoder
 
     keys = {"name": "served", "kind": "classification", "columns": {"text": 0, "label": 1}}
     task = Classification(task_config(keys, ""), ["no", "yes"])
-    config, arrays, _ = huggingface.read_encoder(encoder)
+    source = load_encoder(encoder)
     keras.utils.set_random_seed(0)
-    network = task.create_network(config, head="two_layers", classifier_dropout=0.1)
-    huggingface.assign_tensors(huggingface.encoder_tensors(network), arrays, encoder)
-    tokenizer = Tokenizer.from_pretrained(encoder)
-    save_finetuned([FinetunedModel(task, network, tokenizer, MAX_SEQ_LENGTH)], folder)
+    network = task.create_network(source.config, head="two_layers", classifier_dropout=0.1)
+    huggingface.assign_tensors(huggingface.encoder_tensors(network), source.arrays, encoder)
+    save_finetuned([FinetunedModel(task, network, source.tokenizer, MAX_SEQ_LENGTH)], folder)
 
 
 def export_model(folder, output_dir):

@@ -3,6 +3,11 @@
 import tensorflow as tf
 
 
+def begins_character(joined):
+    """bool [bytes]: whether each byte of a string, a scalar of valid UTF-8, is a character's first."""
+    return tf.bitwise.bitwise_and(tf.io.decode_raw(joined, tf.uint8), 0xC0) != 0x80
+
+
 class Characters:
     """Strings as characters (code points), to cut parts out of.
 
@@ -13,9 +18,8 @@ class Characters:
         """Takes a string tensor [B]."""
         valid = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
         self._joined = tf.strings.reduce_join(valid)
-        bytes_ = tf.io.decode_raw(self._joined, tf.uint8)
-        begins = tf.where(tf.bitwise.bitwise_and(bytes_, 0xC0) != 0x80)[:, 0]
-        self._byte_of = tf.concat([begins, tf.shape(bytes_, tf.int64)], axis=0)
+        begins = begins_character(self._joined)
+        self._byte_of = tf.concat([tf.where(begins)[:, 0], tf.shape(begins, tf.int64)], axis=0)
         self._row_starts = tf.cumsum(tf.strings.length(valid, unit="UTF8_CHAR"), exclusive=True)
 
     def cut(self, rows, starts, ends):

@@ -83,7 +83,8 @@ def run_fn(fn_args):
         predicted exactly once.
 
     Raises:
-      UserError: an attribute, a file or a feature is missing, a key or a label is unknown, or the model does not run outside of Python; one line says which.
+      UserError: an attribute, a file or a feature is missing, a key or a label is unknown, or
+        the model does not run outside of Python; one line says which.
       RunStopped: SIGTERM or Ctrl-C came; a checkpoint is saved.
     """
     custom = _custom_config(fn_args)

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from electra_tf import files, normalizer
+from electra_tf.characters import begins_character
 from electra_tf.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -415,7 +416,6 @@ def _chars_before_each_byte(strings):
       `(chars, starts)`: int32 [bytes + 1] and int64 [batch], where in `chars` a string begins.
     """
     joined = tf.strings.reduce_join(strings)
-    is_first_byte = tf.bitwise.bitwise_and(tf.io.decode_raw(joined, tf.uint8), 0xC0) != 0x80
-    chars = tf.pad(tf.cumsum(tf.cast(is_first_byte, tf.int32)), [[1, 0]])
+    chars = tf.pad(tf.cumsum(tf.cast(begins_character(joined), tf.int32)), [[1, 0]])
     lengths = tf.cast(tf.strings.length(strings), tf.int64)
     return chars, tf.cumsum(lengths, exclusive=True)

@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 import torch
 from protocol import serve_requests
-from transformers import AutoTokenizer, ElectraForSequenceClassification
+from serving_torch import create_tokenizer
+from transformers import ElectraForSequenceClassification
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -44,7 +45,7 @@ def export(folder, path):
 
 def build(task):
     """As `protocol.serve_requests` wants it."""
-    tokenizer = AutoTokenizer.from_pretrained(task["model"])
+    tokenizer = create_tokenizer(task, "np")
     if not os.path.exists(task["onnx"]):
         export(task["model"], task["onnx"])
     options = onnxruntime.SessionOptions()
@@ -53,13 +54,7 @@ def build(task):
     session = onnxruntime.InferenceSession(task["onnx"], options, ["CPUExecutionProvider"])
 
     def predict(texts):
-        batch = tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=task["max_seq_length"],
-            return_tensors="np",
-        )
+        batch = tokenizer(texts)
         [logits] = session.run(["logits"], {name: batch[name].astype(np.int64) for name in INPUTS})
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return (odds / odds.sum(axis=-1, keepdims=True)).tolist()

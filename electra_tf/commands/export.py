@@ -38,8 +38,9 @@ def define_flags(values):
     )
     flags.DEFINE_integer(
         "max_batch_size",
-        32,
-        "Most rows that a server joins to a batch, and of windows that are computed at once.",
+        None,
+        "Most rows that a server joins to a batch, and of windows that are computed at once "
+        "(default: 32).",
         lower_bound=1,
         flag_values=values,
     )
@@ -80,7 +81,7 @@ def _run(values):
     # A malformed one is found before the work.
     server_files.read_models(os.path.join(values.output_dir, server_files.MODELS_FILE))
     servables = load_servables(values.model_dir, values.max_seq_length, values.task, values.top_k)
-    servables.max_batch_size = values.max_batch_size
+    servables.max_batch_size = values.max_batch_size or servables.max_batch_size
     requests = None
     if values.warmup == "none":
         requests = []
@@ -90,7 +91,7 @@ def _run(values):
     names = [os.path.basename(os.path.dirname(folder)) for folder in folders]
     version = int(os.path.basename(folders[0]))
     server_files.add_to_models(values.output_dir, names, version, values.label, values.server_dir)
-    server_files.write_server_files(values.output_dir, values.max_batch_size)
+    server_files.write_server_files(values.output_dir, servables.max_batch_size)
     for folder in folders:
         print(folder)
 

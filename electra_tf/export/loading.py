@@ -44,16 +44,16 @@ def load_servables(folder, max_seq_length=None, task=None, top_k=None):
         if task:
             raise UserError(f"--task={task}: {folder} is no fine-tuned model")
         servables = _load_pretrained(huggingface.find_encoder(folder))
-    if top_k and not isinstance(servables, GeneratorServables):
-        raise UserError(f"--top_k={top_k}: {folder} is no generator")
+    if top_k:
+        if not isinstance(servables, GeneratorServables):
+            raise UserError(f"--top_k={top_k}: {folder} is no generator")
+        servables.top_k = min(top_k, servables.tokenizer.vocab_size)
     most = servables.network.config.max_position_embeddings
     least = servables.min_seq_length
     if max_seq_length and not least <= max_seq_length <= most:
         raise UserError(
             f"--max_seq_length={max_seq_length}: the model has {most} positions; give {least} to {most}"
         )
-    if top_k:
-        servables.top_k = min(top_k, servables.tokenizer.vocab_size)
     servables.max_seq_length = max_seq_length or servables.max_seq_length
     return servables
 

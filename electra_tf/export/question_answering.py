@@ -5,7 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from electra_tf.characters import Characters
-from electra_tf.export.servables import Servables, in_chunks
+from electra_tf.export.servables import IDS, TaskServables, in_chunks
 from electra_tf.tasks.question_answering import NO_SPAN
 
 
@@ -26,7 +26,7 @@ class Windows(NamedTuple):
     ends: tf.Tensor
 
 
-class QuestionAnsweringServables(Servables):
+class QuestionAnsweringServables(TaskServables):
     """A fine-tuned model that answers questions."""
 
     texts = ("question", "context")
@@ -34,16 +34,15 @@ class QuestionAnsweringServables(Servables):
 
     def __init__(self, finetuned):
         """Takes a `tasks.model_folder.FinetunedModel`."""
-        super().__init__(finetuned.network, finetuned.tokenizer, finetuned.max_seq_length)
-        self.task = finetuned.task
-        self.config = finetuned.task.config
+        super().__init__(finetuned)
+        self.config = self.task.config
 
     def outputs(self, batch):
         """The best spans of a window, as places of tokens, with the sums of their logits.
 
         Where there are fewer than `n_best_size`, the rest are (0, 0) and have scores below -1e8.
         """
-        table = self._tables({**batch, "is_context": _is_context(batch)})
+        table = self.predict({**batch, "is_context": _is_context(batch)})
         spans = table[:, 1:]
         scores = spans[..., 2] + spans[..., 3]
         places = tf.where(scores[..., None] >= NO_SPAN, tf.cast(spans[..., :2], tf.int32), 0)
@@ -55,7 +54,7 @@ class QuestionAnsweringServables(Servables):
     def text_outputs(self, texts):
         """What `Predictor` gives; fewer answers than `n_best_size` have empty ones behind, of score 0."""
         windows = self._windows(*texts)
-        table = in_chunks(self._tables, windows.batch, self.max_batch_size)
+        table = in_chunks(self.predict, windows.batch, self.max_batch_size)
         rows, scores, starts, ends = self._candidates(windows, table)
         answers = Characters(texts[1]).cut(rows, starts, ends)
         is_kept = _is_first(rows, answers)
@@ -95,12 +94,7 @@ class QuestionAnsweringServables(Servables):
 
     def batch_of(self, texts):
         batch = self._windows(*texts).batch
-        names = ("input_ids", "input_mask", "segment_ids")
-        return {name: batch[name] for name in names}
-
-    def _tables(self, batch):
-        """float32 [B, 1 + n_best_size, 4], see `QuestionAnswering.outputs`."""
-        return self.task.outputs(self.network(batch)["logits"])
+        return {name: batch[name] for name in IDS}
 
     def _windows(self, questions, contexts):
         """`Windows`, as `QuestionAnswering.features` makes them in Python."""

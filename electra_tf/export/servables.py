@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 IDS = ("input_ids", "input_mask", "segment_ids")
+EXAMPLES_SPEC = tf.TensorSpec([None], tf.string, name="inputs")  # Serialized.
 MAX_BATCH_SIZE = 32
 
 
@@ -128,6 +129,19 @@ class Servables:
         mask = input_mask * real_tokens(input_ids, self.tokenizer.pad_id)
         values = {"input_ids": input_ids, "input_mask": mask, "segment_ids": segment_ids}
         return {name: value[..., : self.max_seq_length] for name, value in values.items()}
+
+
+class TaskServables(Servables):
+    """The models of a fine-tuned one."""
+
+    def __init__(self, finetuned):
+        """Takes a `tasks.model_folder.FinetunedModel`."""
+        super().__init__(finetuned.network, finetuned.tokenizer, finetuned.max_seq_length)
+        self.task = finetuned.task
+
+    def predict(self, batch):
+        """What the task predicts by (`Task.outputs`), for a batch of ids."""
+        return self.task.outputs(self.network(batch)["logits"])
 
 
 def real_tokens(input_ids, pad_id):

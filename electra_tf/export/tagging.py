@@ -2,21 +2,16 @@
 
 import tensorflow as tf
 
-from electra_tf.export.servables import Servables, in_chunks
+from electra_tf.export.servables import TaskServables, in_chunks
 from electra_tf.tasks.words import find_words
 
 
-class TaggingServables(Servables):
+class TaggingServables(TaskServables):
     """A fine-tuned tagger."""
-
-    def __init__(self, finetuned):
-        """Takes a `tasks.model_folder.FinetunedModel`."""
-        super().__init__(finetuned.network, finetuned.tokenizer, finetuned.max_seq_length)
-        self.task = finetuned.task
 
     def outputs(self, batch):
         """A label and its score for each token; padding has 0. A word's are its first piece's."""
-        probabilities = self._probabilities(batch)
+        probabilities = self.predict(batch)
         return {
             "label_ids": tf.argmax(probabilities, axis=-1, output_type=tf.int32)
             * batch["input_mask"],
@@ -47,9 +42,6 @@ class TaggingServables(Servables):
         pieces = find_words(texts[0], self.tokenizer).pieces
         return self.pack([pieces.merge_dims(1, 2)])
 
-    def _probabilities(self, batch):
-        return self.task.outputs(self.network(batch)["logits"])
-
     def _probabilities_of_words(self, pieces):
         """float32 [words of all texts, labels], from the window in which each word is predicted.
 
@@ -62,7 +54,7 @@ class TaggingServables(Servables):
         splits = pieces.values.row_splits
         tokens = tf.ragged.range(tf.gather(splits, start), tf.gather(splits, end))
         ids = tf.gather(pieces.flat_values, tokens)
-        probabilities = in_chunks(self._probabilities, self.pack([ids]), self.max_batch_size)
+        probabilities = in_chunks(self.predict, self.pack([ids]), self.max_batch_size)
         # Windows come in the order of the words that are their own.
         words = tf.ragged.range(first, last)
         windows = words.value_rowids()

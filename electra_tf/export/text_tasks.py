@@ -2,28 +2,23 @@
 
 import tensorflow as tf
 
-from electra_tf.export.servables import IDS, Servables
+from electra_tf.export.servables import EXAMPLES_SPEC, IDS, TaskServables
 
 
-class TextTaskServables(Servables):
+class TextTaskServables(TaskServables):
     """A fine-tuned model."""
 
     def __init__(self, finetuned):
         """Takes a `tasks.model_folder.FinetunedModel`."""
-        super().__init__(finetuned.network, finetuned.tokenizer, finetuned.max_seq_length)
-        self.task = finetuned.task
+        super().__init__(finetuned)
         self.texts = self.task.config.texts
-
-    def scores(self, batch):
-        """Probabilities, or numbers between 0 and 1."""
-        return self.task.outputs(self.network(batch)["logits"])
 
 
 class ClassificationServables(TextTaskServables):
     """The label, or the labels, and the scores of all."""
 
     def outputs(self, batch):
-        scores = self.scores(batch)
+        scores = self.predict(batch)
         if self.task.config.multi_label:
             return {"scores": scores, "is_predicted": self.task.is_predicted(scores)}
         return {"scores": scores, "label_id": tf.argmax(scores, axis=1, output_type=tf.int32)}
@@ -37,9 +32,7 @@ class ClassificationServables(TextTaskServables):
         return outputs
 
     def example_signatures(self, outputs_of):
-        specs = [tf.TensorSpec([None], tf.string, name="inputs")]
-
-        @tf.function(input_signature=specs, autograph=False)
+        @tf.function(input_signature=[EXAMPLES_SPEC], autograph=False)
         def classify(inputs):
             outputs = outputs_of(inputs)
             return {"classes": outputs["labels"], "scores": outputs["scores"]}
@@ -52,12 +45,10 @@ class RegressionServables(TextTaskServables):
 
     def outputs(self, batch):
         low, high = self.task.label_range
-        return {"outputs": low + (high - low) * self.scores(batch)[:, 0]}
+        return {"outputs": low + (high - low) * self.predict(batch)[:, 0]}
 
     def example_signatures(self, outputs_of):
-        specs = [tf.TensorSpec([None], tf.string, name="inputs")]
-
-        @tf.function(input_signature=specs, autograph=False)
+        @tf.function(input_signature=[EXAMPLES_SPEC], autograph=False)
         def regress(inputs):
             return {"outputs": outputs_of(inputs)["outputs"]}
 
