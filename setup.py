@@ -11,6 +11,8 @@ VERSION = re.search(
 ).group(1)
 
 SERVING = ["grpcio", "requests", "tensorflow-serving-api==2.20.*"]
+# Later ones pin a kagglesdk that the kaggle of tf-models-official refuses.
+KERAS_HUB = ["keras-hub>=0.25,<0.30"]
 
 setup(
     name="electra_tf",
@@ -53,11 +55,13 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]~=2.20.0"],
+        "keras_hub": KERAS_HUB,
         "notebook": ["ipykernel", "nbclient"],
         "openvino": ["openvino"],
         "serving": SERVING,
         "test": [
             *SERVING,
+            *KERAS_HUB,
             "cryptography",
             "hypothesis",
             "ipykernel",
