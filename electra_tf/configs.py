@@ -111,6 +111,7 @@ class PretrainingConfig:
     hidden_dropout_prob: Probability = 0.1
     attention_probs_dropout_prob: Probability = 0.1
 
+    generator: Literal["masked", "causal", "uniform", "unigram"] = "masked"
     gen_weight: Annotated[float, Ge(0)] = 1.0
     disc_weight: Annotated[float, Ge(0)] = 50.0
     temperature: Annotated[float, Gt(0)] = 1.0
@@ -153,6 +154,11 @@ class PretrainingConfig:
                 f"num_warmup_steps={self.num_warmup_steps} exceeds num_train_steps="
                 f"{self.num_train_steps}; lower the one or raise the other"
             )
+        if self.generator in ("uniform", "unigram") and self.temperature != 1.0:
+            raise UserError(
+                f"temperature={self.temperature:g}: the generator '{self.generator}' has no logits to "
+                "divide; leave the key out"
+            )
         self.discriminator_config()
         try:
             self.generator_config()
@@ -165,6 +171,19 @@ class PretrainingConfig:
     def max_predictions_per_seq(self):
         """Most positions hidden in one example (`configure_pretraining.py`)."""
         return max(1, int((self.mask_prob + 0.005) * self.max_seq_length))
+
+    @property
+    def generator_loss(self):
+        """What trains the generator: the names of the sums whose quotient its loss is.
+
+        Returns:
+          `(loss, number)`, such as `("masked_lm_loss", "masked")`, the former also the loss's own
+          name; None for a generator that is not trained.
+        """
+        return {
+            "masked": ("masked_lm_loss", "masked"),
+            "causal": ("causal_lm_loss", "causal_lm_tokens"),
+        }.get(self.generator)
 
     @property
     def metrics_steps(self):
@@ -182,10 +201,14 @@ class PretrainingConfig:
         )
 
     def generator_config(self):
-        """The generator's `EncoderConfig`: a narrower discriminator with heads of 64 (SEMANTICS 18a)."""
+        """The generator's `EncoderConfig`: a narrower discriminator with heads of 64 (SEMANTICS 18a).
+
+        A causal one's embeddings are its own, as wide as its blocks.
+        """
         hidden_size = max(1, round(self.hidden_size * self.generator_hidden_size))
         return dataclasses.replace(
             self.discriminator_config(),
+            embedding_size=hidden_size if self.generator == "causal" else self.embedding_size,
             hidden_size=hidden_size,
             num_hidden_layers=max(1, round(self.num_hidden_layers * self.generator_layers)),
             num_attention_heads=max(1, hidden_size // 64),

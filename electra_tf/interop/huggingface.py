@@ -260,7 +260,7 @@ def read_config(folder):
       UserError: no such file, not JSON, neither ELECTRA nor BERT, or a key is missing or unsupported.
     """
     path = tf.io.gfile.join(folder, CONFIG_FILE)
-    values = _read_json(path)
+    values = read_json(path)
     for key, supported in (
         ("model_type", ("electra", "bert")),
         ("hidden_act", ("gelu",)),
@@ -282,7 +282,7 @@ def read_config(folder):
 
 def architectures(folder):
     """The classes of transformers that a folder's `config.json` names, a list of str."""
-    return list(_read_json(tf.io.gfile.join(folder, CONFIG_FILE)).get("architectures") or ())
+    return list(read_json(tf.io.gfile.join(folder, CONFIG_FILE)).get("architectures") or ())
 
 
 def read_tensors(folder):
@@ -317,7 +317,7 @@ def _read_safetensors(path):
     import safetensors.numpy
 
     try:
-        arrays = safetensors.numpy.load(_read(path))
+        arrays = safetensors.numpy.load(read_bytes(path))
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None
     except KeyError as error:  # A type that NumPy does not have.
@@ -330,7 +330,7 @@ def _read_safetensors(path):
 
 def _read_shards(folder, index):
     """Reads the shards of an index, none of which is outside of the folder."""
-    shard_of = _read_json(index).get("weight_map")
+    shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
         raise UserError(f"{index}: no object 'weight_map' from a tensor's name to its file's")
     found = {}
@@ -369,19 +369,29 @@ def assign_tensors(tensors, arrays, where, allow_missing=None):
         variable.assign(arrays[name].T if transposed else arrays[name])
 
 
-def _read_json(path):
+def read_json(path):
+    """Reads a file of a JSON object.
+
+    Raises:
+      UserError: no such file, or it is none.
+    """
     try:
-        values = json.loads(_read(path))
+        values = json.loads(read_bytes(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: no JSON object; is this an ELECTRA model's folder?")
+        raise UserError(f"{path}: no JSON object; is this a model's folder?")
     return values
 
 
-def _read(path):
+def read_bytes(path):
+    """Reads a file.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     try:
         with tf.io.gfile.GFile(path, "rb") as f:
             return f.read()

@@ -119,16 +119,18 @@ def read_networks(run, allow_missing=None):
       list of `Discriminator` and perhaps `Generator`, each with embeddings of its own.
 
     Raises:
-      UserError: as `huggingface.load_model`, or there is no generator.
+      UserError: as `huggingface.load_model`, or there is no masked generator.
     """
     path = tf.io.gfile.join(run, "discriminator")
     discriminator = huggingface.load_model(Discriminator, path, allow_missing=allow_missing)
     path = tf.io.gfile.join(run, "generator")
-    if not tf.io.gfile.isdir(path):
+    is_there = tf.io.gfile.isdir(path)
+    if not is_there or huggingface.architectures(path) == ["GPT2LMHeadModel"]:
         if allows(allow_missing, "generator/"):
             return [discriminator]
+        problem = "a causal generator, which is not converted" if is_there else "no such folder"
         raise UserError(
-            f"{path}: no such folder; --allow_missing='generator.*' converts the discriminator alone"
+            f"{path}: {problem}; --allow_missing='generator.*' converts the discriminator alone"
         )
     return [discriminator, huggingface.load_model(Generator, path, allow_missing=allow_missing)]
 
@@ -150,11 +152,18 @@ def read_pretrainer(run):
       `ElectraPretrainer` with its optimizer.
 
     Raises:
-      UserError: it is no such run, has no checkpoint, or none that can be read.
+      UserError: it is no such run, has no checkpoint, or none that can be read, or its generator is
+        not a masked one.
     """
     path, checkpoints = (tf.io.gfile.join(run, name) for name in (CONFIG_FILE, CHECKPOINTS))
     if not saved_checkpoints(checkpoints):
         raise UserError(f"{checkpoints}: no checkpoint in it; leave --optimizer out")
-    model = create_pretrainer(read_yaml(path, "--input"), path)
+    sizes = read_yaml(path, "--input")
+    if sizes.get("generator", "masked") != "masked":
+        raise UserError(
+            f"{path}: the generator is {sizes['generator']!r}; only a masked one's training can be "
+            "converted; leave --optimizer out"
+        )
+    model = create_pretrainer(sizes, path)
     restore(create_run_checkpoint(model)[0], checkpoints, model)
     return model

@@ -1,6 +1,6 @@
 """Joint pre-training of generator and discriminator (Clark et al., 2020, section 2.1).
 
-mask -> generate -> sample -> replace -> discriminate -> losses; each a method, in this order.
+mask -> propose -> replace -> discriminate -> losses; each a method, in this order.
 """
 
 from typing import NamedTuple
@@ -8,9 +8,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from electra_tf import masking, randomness
-from electra_tf.modeling import islands
+from electra_tf.modeling.causal import CausalGenerator
+from electra_tf.modeling.counting import CountingGenerator
 from electra_tf.modeling.electra import Discriminator, Generator
-from electra_tf.modeling.layers import runner
+from electra_tf.modeling.proposals import Sampling
 from electra_tf.modeling.trainable import DTYPE_POLICIES, TrainableModel
 
 AUC_BINS = 4096
@@ -24,10 +25,8 @@ class PretrainingOutputs(NamedTuple):
 
     Attributes:
       masked: `masking.MaskedInputs`.
-      generator_logits: float32 [B, P, V].
-      masked_lm_loss: float32 [B, P], the generator's.
-      is_restored: float32 [B, P], 1 where its likeliest token is the true one.
-      sampled_ids: int32 [B, P].
+      generator_logits, masked_lm_loss, is_restored, sampled_ids, generator_sums: of
+        `proposals.Proposals`.
       replaced_ids: int32 [B, T], the discriminator's input.
       is_replaced: float32 [B, T], its labels.
       discriminator_logits: float32 [B, T].
@@ -41,10 +40,13 @@ class PretrainingOutputs(NamedTuple):
     replaced_ids: tf.Tensor
     is_replaced: tf.Tensor
     discriminator_logits: tf.Tensor
+    generator_sums: dict
 
 
 class ElectraPretrainer(TrainableModel):
-    """Generator and discriminator with shared embeddings, and their training step.
+    """Generator and discriminator, and their training step.
+
+    A masked generator shares the discriminator's embeddings; a causal one has its own.
 
     ```python
     config = load_pretraining_config("tiny")
@@ -69,13 +71,21 @@ class ElectraPretrainer(TrainableModel):
         dtype = DTYPE_POLICIES[config.mixed_precision]
         options = {"recompute_activations": config.recompute_activations, "dtype": dtype}
         self.discriminator = Discriminator(config.discriminator_config(), **options)
-        self.generator = Generator(
-            config.generator_config(), embeddings=self.discriminator.embeddings, **options
-        )
+        if config.generator == "masked":
+            self.generator = Generator(
+                config.generator_config(), embeddings=self.discriminator.embeddings, **options
+            )
+        elif config.generator == "causal":
+            self.generator = CausalGenerator(config.generator_config(), special_ids, dtype=dtype)
+        else:
+            self.generator = CountingGenerator(config.vocab_size, special_ids)
         self.built = True
 
     @property
     def networks(self):
+        """The networks that are trained: the discriminator, and the generator unless it counts."""
+        if self.config.generator_loss is None:
+            return [self.discriminator]
         return [self.discriminator, self.generator]
 
     # The parts of one step, in their order.
@@ -106,43 +116,17 @@ class ElectraPretrainer(TrainableModel):
         noise = self.noise([size, config.max_predictions_per_seq], HIDING, step, part)
         return masking.hide(input_ids, positions, weights, noise, self.mask_id)
 
-    def generate(self, batch, masked, training, dropout_seed):
-        """The generator's outputs at the hidden positions, with `logits` [B, P, V]."""
-        inputs = {
-            **batch,
-            "input_ids": masked.input_ids,
-            "masked_positions": masked.positions,
-        }
-        return self.generator(inputs, training=training, dropout_seed=dropout_seed)
-
-    def sample(self, generated, masked, training, step, part=None):
-        """Replacements drawn from the generator, and its loss, which takes the same softmax.
-
-        Returns:
-          `(sampled_ids, masked_lm_loss, is_restored)`, each [B, P]: int32, without a gradient;
-          float32; float32, 1 where the likeliest token is the true one.
-        """
-        config, shape = self.config, tf.shape(masked.ids)
-        logits = tf.reshape(generated["unbiased_logits"], [-1, config.vocab_size])
-        bias, ids = self.generator.head.bias, tf.reshape(masked.ids, [-1])
-        options = {
-            "temperature": config.temperature,
-            "disallow_correct": config.disallow_correct,
-        }
-        loss, is_restored, _, weights = runner(training)(
-            islands.masked_lm, logits, bias, ids, **options
+    def propose(self, batch, masked, training, dropout_seed, step, part=None):
+        """What the generator makes of the hidden tokens: `proposals.Proposals`."""
+        shape = tf.shape(masked.ids)
+        return self.generator.propose(
+            batch,
+            masked,
+            self.noise([shape[0], shape[1], 2], SAMPLING, step, part),
+            Sampling(self.config.temperature, self.config.disallow_correct),
+            training=training,
+            dropout_seed=dropout_seed,
         )
-
-        def sampling_logits_of(tokens):
-            chosen = tf.cast(tf.gather(logits, tokens, batch_dims=1), tf.float32)
-            chosen += tf.gather(bias, tokens)
-            return masking.sampling_logits(chosen, tokens == ids[:, None], **options)
-
-        noise = self.noise([shape[0], shape[1], 2], SAMPLING, step, part)
-        sampled_ids = masking.sample_tokens(
-            weights, sampling_logits_of, config.vocab_size, tf.reshape(noise, [-1, 2])
-        )
-        return tuple(tf.reshape(x, shape) for x in (sampled_ids, loss, is_restored))
 
     def replace(self, batch, masked, sampled_ids):
         """The discriminator's input and labels.
@@ -181,21 +165,19 @@ class ElectraPretrainer(TrainableModel):
             seed = randomness.fold_in(seed, part.index)
         generator_seed, discriminator_seed = randomness.split(seed, 2)
         masked = self.mask(batch, step, part)
-        generated = self.generate(batch, masked, training, generator_seed)
-        sampled_ids, masked_lm_loss, is_restored = self.sample(
-            generated, masked, training, step, part
-        )
-        replaced_ids, is_replaced = self.replace(batch, masked, sampled_ids)
+        proposals = self.propose(batch, masked, training, generator_seed, step, part)
+        replaced_ids, is_replaced = self.replace(batch, masked, proposals.sampled_ids)
         discriminator_logits = self.discriminate(batch, replaced_ids, training, discriminator_seed)
         return PretrainingOutputs(
             masked,
-            generated["logits"],
-            masked_lm_loss,
-            is_restored,
-            sampled_ids,
+            proposals.logits,
+            proposals.masked_lm_loss,
+            proposals.is_restored,
+            proposals.sampled_ids,
             replaced_ids,
             is_replaced,
             discriminator_logits,
+            proposals.sums,
         )
 
     def statistics(self, batch, outputs):
@@ -241,13 +223,15 @@ class ElectraPretrainer(TrainableModel):
             "true_positive": tf.reduce_sum(predicted * replaced),
             "auc_positive": histogram(replaced),
             "auc_negative": histogram(input_mask - replaced),
+            **outputs.generator_sums,
         }
 
     def totals(self, batch, step, part):
-        """What losses are divided by, the numbers of hidden and of real tokens, before any network runs."""
+        """What losses are divided by: the numbers of hidden and of real tokens, and what the generator adds."""
         return {
             "masked": tf.reduce_sum(self.mask(batch, step, part).weights),
             "tokens": tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
+            **self.generator.totals(batch),
         }
 
     def training_statistics(self, batch, step, part):
@@ -257,17 +241,25 @@ class ElectraPretrainer(TrainableModel):
         return self.losses_of(statistics, totals)[0]
 
     def losses_of(self, statistics, totals=None):
-        """`(loss, masked_lm_loss, disc_loss)`: means over the masked and over the real tokens.
+        """`(loss, generator_loss, disc_loss)`: the sum that is trained, and its parts before their weights.
 
         Args:
           statistics: of `statistics`.
-          totals: dict of `masked` and `tokens` to divide by; None for those of the statistics.
+          totals: dict of what to divide by, as of `totals`; None for those of the statistics.
+
+        Returns:
+          three float32 scalars. The generator's is a mean over the hidden tokens, or of a causal one
+          over all that have a token before them; 0 of one that is not trained. The discriminator's
+          is one over the real tokens.
         """
         totals = statistics if totals is None else totals
-        masked_lm_loss = statistics["masked_lm_loss"] / (1e-6 + totals["masked"])
+        generator_loss = tf.zeros([])
+        if self.config.generator_loss:
+            name, number = self.config.generator_loss
+            generator_loss = statistics[name] / (1e-6 + totals[number])
         disc_loss = statistics["disc_loss"] / (1e-6 + totals["tokens"])
-        loss = self.config.gen_weight * masked_lm_loss + self.config.disc_weight * disc_loss
-        return loss, masked_lm_loss, disc_loss
+        loss = self.config.gen_weight * generator_loss + self.config.disc_weight * disc_loss
+        return loss, generator_loss, disc_loss
 
     # Keras's overrides, for `fit` and `evaluate`.
 
@@ -281,10 +273,11 @@ class ElectraPretrainer(TrainableModel):
         return self._readable(self.statistics(data, outputs))
 
     def _readable(self, statistics):
-        loss, masked_lm_loss, disc_loss = self.losses_of(statistics)
+        loss, generator_loss, disc_loss = self.losses_of(statistics)
+        trained_by = self.config.generator_loss
         return {
             "loss": loss,
-            "masked_lm_loss": masked_lm_loss,
+            **({trained_by[0]: generator_loss} if trained_by else {}),
             "masked_lm_accuracy": tf.math.divide_no_nan(
                 statistics["masked_lm_correct"], statistics["masked"]
             ),

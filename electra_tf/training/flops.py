@@ -12,20 +12,31 @@ def encoder_flops(config, length):
 
 
 def forward_flops(config):
-    """Matrix products of one example of a `PretrainingConfig`, forward through both networks.
-
-    The generator's vocabulary logits are counted at the masked positions alone.
-    """
-    length, predictions = config.max_seq_length, config.max_predictions_per_seq
-    generator, discriminator = config.generator_config(), config.discriminator_config()
-    masked_lm_head = generator.embedding_size * (generator.hidden_size + generator.vocab_size)
+    """Matrix products of one example of a `PretrainingConfig`, forward through both networks."""
+    length, discriminator = config.max_seq_length, config.discriminator_config()
     discriminator_head = discriminator.hidden_size * (discriminator.hidden_size + 1)
     return (
-        encoder_flops(generator, length)
+        generator_flops(config)
         + encoder_flops(discriminator, length)
-        + 2 * predictions * masked_lm_head
         + 2 * length * discriminator_head
     )
+
+
+def generator_flops(config):
+    """Of the generator's matrix products for one sequence, forward.
+
+    The vocabulary's logits are counted where they are computed: of a masked generator at the hidden
+    positions alone, of a causal one at all.
+    """
+    if config.generator in ("uniform", "unigram"):
+        return 0
+    generator, length = config.generator_config(), config.max_seq_length
+    if config.generator == "causal":
+        vocabulary = 2 * length * generator.embedding_size * generator.vocab_size
+    else:
+        head = generator.embedding_size * (generator.hidden_size + generator.vocab_size)
+        vocabulary = 2 * config.max_predictions_per_seq * head
+    return encoder_flops(generator, length) + vocabulary
 
 
 def pretraining_flops(config):

@@ -85,9 +85,10 @@ class Sums:
         }
 
 
-def pretraining_sums(*more_scalars):
-    """`Sums` of `ElectraPretrainer.statistics` and of more scalars."""
-    scalars = {name: () for name in (*_SCALARS, *more_scalars)}
+def pretraining_sums(config, *more_scalars):
+    """`Sums` of the statistics of a `PretrainingConfig`'s `ElectraPretrainer`, and of more scalars."""
+    names = (*_SCALARS, *(config.generator_loss or ()), *more_scalars)
+    scalars = {name: () for name in names}
     return Sums({**scalars, **{name: (AUC_BINS,) for name in _HISTOGRAMS}})
 
 
@@ -163,7 +164,7 @@ class PretrainingTrainer(GradientStepTrainer):
         Args:
           peak_flops: operations a second that make an mfu of 1, of all devices together.
         """
-        sums = pretraining_sums("grad_norm", "steps", "skipped_steps")
+        sums = pretraining_sums(model.config, "grad_norm", "steps", "skipped_steps")
         super().__init__(strategy, model, dataset, sums)
         self._peak_flops = peak_flops
 
@@ -204,7 +205,7 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
         super().__init__(dataset)
         self._strategy, self._model = strategy, model
         self._examples, self._vocab, self._token_counts = examples, vocab, token_counts
-        self._sums = pretraining_sums()
+        self._sums = pretraining_sums(model.config)
         self._by_token = Sums(
             {name: (len(vocab),) for name in ("masked", "masked_lm_correct", "disc_correct")}
         )
@@ -265,7 +266,7 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
         if self._is_first:
             tensorboard.write_balance_layout()
             self._is_first = False
-        tensorboard.write_balance(metrics, config.gen_weight, step)
+        tensorboard.write_balance(metrics, config, step)
         bins = tensorboard.accuracy_by_frequency(self._by_token.numpy(), self._token_counts)
         tensorboard.write_accuracy_by_frequency(bins, step)
         # About 512 tokens make a page.

@@ -16,12 +16,16 @@ def pretraining_metrics(statistics, config, is_evaluation):
       is_evaluation: whether the statistics are of held-out examples.
 
     Returns:
-      dict of float, NaN where a metric is undefined.
+      dict of float, NaN where a metric is undefined; with a causal generator `causal_lm_loss` too.
     """
     s = {name: np.asarray(value, np.float64) for name, value in statistics.items()}
-    masked_lm_loss = ratio(s["masked_lm_loss"], s["masked"])
+    generator_losses = {"masked_lm_loss": ratio(s["masked_lm_loss"], s["masked"])}
+    generator_loss = 0.0
+    if config.generator_loss:
+        name, number = config.generator_loss
+        generator_losses[name] = generator_loss = ratio(s[name], s[number])
     disc_loss = ratio(s["disc_loss"], s["tokens"])
-    loss = config.gen_weight * masked_lm_loss + config.disc_weight * disc_loss
+    loss = config.gen_weight * generator_loss + config.disc_weight * disc_loss
     negatives = s["auc_negative"].copy()
     if config.fidelity == "google2020":
         negatives[0] += s["positions"] - s["tokens"]
@@ -30,7 +34,7 @@ def pretraining_metrics(statistics, config, is_evaluation):
     wrong = s["predicted"] + s["replaced"] - 2 * s["true_positive"]
     return {
         "loss": loss,
-        "masked_lm_loss": masked_lm_loss,
+        **generator_losses,
         "masked_lm_accuracy": ratio(s["masked_lm_correct"], s["masked"]),
         "sampled_masked_lm_accuracy": ratio(s["sampled_correct"], s["masked"]),
         "disc_loss": disc_loss,

@@ -10,7 +10,8 @@ from absl import logging
 from electra_tf import records
 from electra_tf.configs import RUN_KEYS, architecture_differences
 from electra_tf.errors import RunStopped, UserError
-from electra_tf.interop import huggingface
+from electra_tf.interop import gpt2, huggingface
+from electra_tf.modeling.causal import CausalGenerator, backbone_options
 from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
 from electra_tf.tokenization import read_vocab, vocab_sha256
@@ -68,8 +69,8 @@ def pretrain(
       tokenizer: `Tokenizer` of the records.
       train_data, eval_data: folder or glob of shards; without `eval_data` nothing is evaluated.
       output_dir: run folder.
-      init_from: folder with `discriminator/` and `generator/` whose weights a new run begins with;
-        None for random ones.
+      init_from: folder with `discriminator/`, and `generator/` where that is trained, whose weights
+        a new run begins with; None for random ones.
       strategy: `tf.distribute.Strategy`, None for one device. In a run of several workers each one
         calls this with the same arguments, and the chief alone writes the folder.
       jit_compile: whether XLA compiles the gradients; None for `strategies.compiles`.
@@ -296,6 +297,8 @@ def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manag
     health = HealthMonitor(config, batches.num_examples, has_eval_data=bool(eval_batches))
     health.before_training(padding_rate)
     first_step = int(model.optimizer.iterations.value.numpy())
+    if config.generator == "unigram" and first_step == 0:
+        model.generator.set_counts(token_counts)
     dataset = distribute(
         strategy, batches.training, config.seed, first_step, config.num_train_steps
     )
@@ -345,24 +348,19 @@ def check_models(config, tokenizer, folder):
     Args:
       config: `configs.PretrainingConfig`.
       tokenizer: `Tokenizer` of the run.
-      folder: with `discriminator/` and `generator/`.
+      folder: with `discriminator/`, and `generator/` where the run trains one.
 
     Raises:
       UserError: a model is missing, or it is of another architecture or vocabulary.
     """
-    for name, here in (
-        ("discriminator", config.discriminator_config()),
-        ("generator", config.generator_config()),
-    ):
-        path = tf.io.gfile.join(folder, name)
-        there = huggingface.read_config(path)
-        differences = architecture_differences(there, here)
+    for name in ("discriminator", "generator") if config.generator_loss else ("discriminator",):
+        differences = _differences(folder, name, config)
         if differences:
             raise UserError(
                 f"--init_from={folder}: the {name} is of another architecture: "
                 f"{'; '.join(differences)}; give the same --config and overrides as it was made with"
             )
-        vocab_file = tf.io.gfile.join(path, "vocab.txt")
+        vocab_file = tf.io.gfile.join(folder, name, "vocab.txt")
         if read_vocab(vocab_file) != tokenizer.vocab:
             raise UserError(
                 f"--init_from={folder}: the {name} has another vocabulary; build the records with "
@@ -370,17 +368,38 @@ def check_models(config, tokenizer, folder):
             )
 
 
+def _differences(folder, name, config):
+    """What keeps the weights of a folder's network from a run's: list of str."""
+    path = tf.io.gfile.join(folder, name)
+    if name == "discriminator":
+        return architecture_differences(
+            huggingface.read_config(path), config.discriminator_config()
+        )
+    here = config.generator_config()
+    if config.generator == "masked":
+        return architecture_differences(huggingface.read_config(path), here)
+    there, here = gpt2.read_config(path).backbone_options(), backbone_options(here)
+    return [
+        f"{key} is {there[key]} there and {here[key]} here"
+        for key in here
+        if key != "dropout" and there[key] != here[key]
+    ]
+
+
 def import_models(model, folder):
     """Reads the weights that `export_models` wrote; the optimizer's moments begin at 0."""
-    for network in (model.generator, model.discriminator):
+    for network in reversed(model.networks):
         path = tf.io.gfile.join(folder, network.name)
+        if isinstance(network, CausalGenerator):
+            gpt2.read_weights(network.backbone, path)
+            continue
         arrays = huggingface.read_tensors(path)
         huggingface.assign_tensors(huggingface.model_tensors(network), arrays, path)
 
 
 def export_models(model, tokenizer, folder):
-    """Writes `discriminator/` and `generator/`, each with its tokenizer, below a folder."""
-    for network in (model.discriminator, model.generator):
+    """Writes the trained networks, each with its tokenizer, below a folder by their names."""
+    for network in model.networks:
         path = tf.io.gfile.join(folder, network.name)
         network.save_pretrained(path)
         tokenizer.save_pretrained(path)
