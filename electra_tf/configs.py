@@ -66,12 +66,17 @@ ARCHITECTURE_KEYS = (
 )
 
 
-def architecture_differences(there, here):
-    """What keeps the weights of one `EncoderConfig` from another's network: list of str."""
+def architecture_differences(one, other, one_place="there", other_place="here"):
+    """What keeps the weights of one `EncoderConfig` from another's network: list of str.
+
+    Args:
+      one, other: `EncoderConfig`.
+      one_place, other_place: where they are, in words.
+    """
     return [
-        f"{key} is {getattr(there, key)} there and {getattr(here, key)} here"
+        f"{key} is {getattr(one, key)} {one_place} and {getattr(other, key)} {other_place}"
         for key in ARCHITECTURE_KEYS
-        if getattr(there, key) != getattr(here, key)
+        if getattr(one, key) != getattr(other, key)
     ]
 
 
@@ -112,6 +117,15 @@ class PretrainingConfig:
     attention_probs_dropout_prob: Probability = 0.1
 
     generator: Literal["masked", "causal", "uniform", "unigram"] = "masked"
+    # How the generator begins, and what it shares with the discriminator.
+    init: Literal["default", "same"] = "default"
+    tied: bool = False
+    untied_generator_embeddings: bool = False
+    # Which network is trained when.
+    schedule: Literal["joint", "alternating", "two_stage", "adversarial"] = "joint"
+    alternating_steps: PositiveInt = 1
+    generator_steps: CountOrZero = 0
+
     gen_weight: Annotated[float, Ge(0)] = 1.0
     disc_weight: Annotated[float, Ge(0)] = 50.0
     temperature: Annotated[float, Gt(0)] = 1.0
@@ -166,6 +180,72 @@ class PretrainingConfig:
             raise UserError(
                 f"generator_hidden_size={self.generator_hidden_size}: {error}"
             ) from None
+        self._check_schedule()
+        self._check_sharing()
+
+    def _check_schedule(self):
+        """Refuses a schedule that the generator cannot follow, and keys of another one."""
+        if self.schedule != "joint" and self.generator_loss is None:
+            raise UserError(
+                f"schedule={self.schedule}: the generator '{self.generator}' is not trained; leave the "
+                "key out"
+            )
+        if self.schedule == "two_stage" and not 0 < self.generator_steps < self.num_train_steps:
+            raise UserError(
+                f"generator_steps={self.generator_steps}: two_stage needs how many of the "
+                f"{self.num_train_steps:,} steps train the generator; choose half of them, say"
+            )
+        for key, schedule, is_set in (
+            ("generator_steps", "two_stage", self.generator_steps > 0),
+            ("alternating_steps", "alternating", self.alternating_steps > 1),
+        ):
+            if is_set and self.schedule != schedule:
+                raise UserError(
+                    f"{key}={getattr(self, key)}: goes with schedule={schedule}; leave it out"
+                )
+        if self.schedule == "adversarial":
+            for key, needed in (
+                ("generator", "masked"),
+                ("temperature", 1.0),
+                ("disallow_correct", False),
+            ):
+                if getattr(self, key) != needed:
+                    raise UserError(
+                        f"{key}={getattr(self, key)}: schedule=adversarial needs {needed}: what is "
+                        "rewarded is a masked language model's own samples"
+                    )
+
+    def _check_sharing(self):
+        """Refuses to share or to copy weights of networks that are not alike."""
+        alike = {
+            "tied=true": self.tied,
+            "init=same": self.init == "same",
+            "schedule=two_stage": self.schedule == "two_stage",
+        }
+        chosen = [name for name, is_chosen in alike.items() if is_chosen]
+        if self.generator != "masked":
+            chosen += ["untied_generator_embeddings=true"] * self.untied_generator_embeddings
+            if chosen:
+                raise UserError(
+                    f"{chosen[0]}: needs generator=masked, which shares its architecture with the "
+                    "discriminator"
+                )
+        if chosen:
+            differences = architecture_differences(
+                self.generator_config(), self.discriminator_config(), "generator", "discriminator"
+            )
+            if differences:
+                raise UserError(
+                    f"{chosen[0]}: generator and discriminator must be alike, but "
+                    f"{'; '.join(differences)}; set generator_hidden_size=1.0 and generator_layers=1.0"
+                )
+        if self.tied:
+            for name, is_chosen in (
+                *alike.items(),
+                ("untied_generator_embeddings=true", self.untied_generator_embeddings),
+            ):
+                if is_chosen and name != "tied=true":
+                    raise UserError(f"tied=true: contradicts {name}; leave one of them out")
 
     @property
     def max_predictions_per_seq(self):
@@ -180,6 +260,8 @@ class PretrainingConfig:
           `(loss, number)`, such as `("masked_lm_loss", "masked")`, the former also the loss's own
           name; None for a generator that is not trained.
         """
+        if self.schedule == "adversarial":
+            return "adversarial_loss", "masked"
         return {
             "masked": ("masked_lm_loss", "masked"),
             "causal": ("causal_lm_loss", "causal_lm_tokens"),

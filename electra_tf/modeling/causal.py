@@ -137,6 +137,7 @@ class CausalGenerator(keras.Model):
         is_token = tf.cast(batch["input_mask"][:, 1:], tf.float32)
         return Proposals(
             logits=tf.cast(unbiased_logits, tf.float32) + self._proposal_bias,
+            hidden=None,
             sampled_ids=sampled_ids,
             masked_lm_loss=masked_lm_loss,
             is_restored=is_restored,

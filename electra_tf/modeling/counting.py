@@ -80,6 +80,7 @@ class CountingGenerator(keras.layers.Layer):
         shape = tf.shape(masked.ids)
         return Proposals(
             logits=tf.broadcast_to(logits, tf.concat([shape, tf.shape(logits)], axis=0)),
+            hidden=None,
             sampled_ids=tf.reshape(sampled_ids, shape),
             masked_lm_loss=tf.reduce_logsumexp(logits) - tf.gather(logits, masked.ids),
             is_restored=tf.cast(masked.ids == tf.argmax(counts, output_type=tf.int32), tf.float32),

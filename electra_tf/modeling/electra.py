@@ -191,7 +191,8 @@ class Generator(ElectraModel):
         generated = self(inputs, training=training, dropout_seed=dropout_seed)
         unbiased_logits, bias = generated["unbiased_logits"], self.head.bias
         sampled = sample(unbiased_logits, bias, masked, noise, sampling, training)
-        return Proposals(generated["logits"], *sampled, sums={})
+        hidden = gather_positions(generated["sequence_output"], masked.positions)
+        return Proposals(generated["logits"], hidden, *sampled, sums={})
 
 
 class SequenceClassifier(ElectraModel):

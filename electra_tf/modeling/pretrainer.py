@@ -8,9 +8,12 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from electra_tf import masking, randomness
+from electra_tf.errors import UserError
+from electra_tf.modeling.adversarial import Adversary
 from electra_tf.modeling.causal import CausalGenerator
 from electra_tf.modeling.counting import CountingGenerator
 from electra_tf.modeling.electra import Discriminator, Generator
+from electra_tf.modeling.phases import copy_weights
 from electra_tf.modeling.proposals import Sampling
 from electra_tf.modeling.trainable import DTYPE_POLICIES, TrainableModel
 
@@ -25,22 +28,24 @@ class PretrainingOutputs(NamedTuple):
 
     Attributes:
       masked: `masking.MaskedInputs`.
-      generator_logits, masked_lm_loss, is_restored, sampled_ids, generator_sums: of
-        `proposals.Proposals`.
-      replaced_ids: int32 [B, T], the discriminator's input.
+      generator_logits, generator_hidden, masked_lm_loss, is_restored, sampled_ids, generator_sums:
+        of `proposals.Proposals`.
+      replaced_ids: int32 [B, T], the discriminator's input; this and the next two are None where
+        it did not run.
       is_replaced: float32 [B, T], its labels.
       discriminator_logits: float32 [B, T].
     """
 
     masked: masking.MaskedInputs
     generator_logits: tf.Tensor
+    generator_hidden: tf.Tensor
     masked_lm_loss: tf.Tensor
     is_restored: tf.Tensor
     sampled_ids: tf.Tensor
-    replaced_ids: tf.Tensor
-    is_replaced: tf.Tensor
-    discriminator_logits: tf.Tensor
     generator_sums: dict
+    replaced_ids: tf.Tensor = None
+    is_replaced: tf.Tensor = None
+    discriminator_logits: tf.Tensor = None
 
 
 class ElectraPretrainer(TrainableModel):
@@ -71,15 +76,30 @@ class ElectraPretrainer(TrainableModel):
         dtype = DTYPE_POLICIES[config.mixed_precision]
         options = {"recompute_activations": config.recompute_activations, "dtype": dtype}
         self.discriminator = Discriminator(config.discriminator_config(), **options)
-        if config.generator == "masked":
-            self.generator = Generator(
-                config.generator_config(), embeddings=self.discriminator.embeddings, **options
-            )
-        elif config.generator == "causal":
-            self.generator = CausalGenerator(config.generator_config(), special_ids, dtype=dtype)
-        else:
-            self.generator = CountingGenerator(config.vocab_size, special_ids)
+        self.generator = self._create_generator(options)
+        self.adversary = None
+        if config.schedule == "adversarial":
+            self.adversary = Adversary(config.generator_config().hidden_size)
         self.built = True
+
+    def _create_generator(self, options):
+        config, discriminator = self.config, self.discriminator
+        if config.generator == "causal":
+            return CausalGenerator(
+                config.generator_config(), self.special_ids, dtype=options["dtype"]
+            )
+        if config.generator != "masked":
+            return CountingGenerator(config.vocab_size, self.special_ids)
+        generator = Generator(
+            config.generator_config(),
+            embeddings=None if config.untied_generator_embeddings else discriminator.embeddings,
+            encoder=discriminator.encoder if config.tied else None,
+            **options,
+        )
+        if config.init == "same":
+            copy_weights(discriminator.embeddings, generator.embeddings)
+            copy_weights(discriminator.encoder, generator.encoder)
+        return generator
 
     @property
     def networks(self):
@@ -144,6 +164,26 @@ class ElectraPretrainer(TrainableModel):
         inputs = {**batch, "input_ids": replaced_ids}
         return self.discriminator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
 
+    def generate(self, batch, training=False, step=0, part=None):
+        """Runs the generator on a batch: `call` up to the discriminator, arguments as there.
+
+        Returns:
+          `PretrainingOutputs` without the discriminator's.
+        """
+        batch = _tokens(batch)
+        masked = self.mask(batch, step, part)
+        seed, _ = self._dropout_seeds(step, part)
+        proposals = self.propose(batch, masked, training, seed, step, part)
+        return PretrainingOutputs(
+            masked,
+            proposals.logits,
+            proposals.hidden,
+            proposals.masked_lm_loss,
+            proposals.is_restored,
+            proposals.sampled_ids,
+            proposals.sums,
+        )
+
     def call(self, batch, training=False, step=0, part=None):
         """Runs both networks on a batch.
 
@@ -156,29 +196,27 @@ class ElectraPretrainer(TrainableModel):
         Returns:
           `PretrainingOutputs`.
         """
-        batch = {
-            name: tf.cast(batch[name], tf.int32)
-            for name in ("input_ids", "input_mask", "segment_ids")
-        }
+        batch = _tokens(batch)
+        outputs = self.generate(batch, training, step, part)
+        replaced_ids, is_replaced = self.replace(batch, outputs.masked, outputs.sampled_ids)
+        _, seed = self._dropout_seeds(step, part)
+        outputs = outputs._replace(
+            replaced_ids=replaced_ids,
+            is_replaced=is_replaced,
+            discriminator_logits=self.discriminate(batch, replaced_ids, training, seed),
+        )
+        if self.adversary is not None:
+            losses = _weighted(self.adversary(outputs), outputs.masked.weights)
+            sums = {**outputs.generator_sums, "adversarial_loss": tf.reduce_sum(losses)}
+            outputs = outputs._replace(generator_sums=sums)
+        return outputs
+
+    def _dropout_seeds(self, step, part):
+        """The generator's and the discriminator's, each int32 [2]."""
         seed = self.seed(DROPOUT, step)
         if part is not None:
             seed = randomness.fold_in(seed, part.index)
-        generator_seed, discriminator_seed = randomness.split(seed, 2)
-        masked = self.mask(batch, step, part)
-        proposals = self.propose(batch, masked, training, generator_seed, step, part)
-        replaced_ids, is_replaced = self.replace(batch, masked, proposals.sampled_ids)
-        discriminator_logits = self.discriminate(batch, replaced_ids, training, discriminator_seed)
-        return PretrainingOutputs(
-            masked,
-            proposals.logits,
-            proposals.masked_lm_loss,
-            proposals.is_restored,
-            proposals.sampled_ids,
-            replaced_ids,
-            is_replaced,
-            discriminator_logits,
-            proposals.sums,
-        )
+        return randomness.split(seed, 2)
 
     def statistics(self, batch, outputs):
         """Sums from which every loss and metric follows; sums of batches are those of their union.
@@ -191,14 +229,13 @@ class ElectraPretrainer(TrainableModel):
           dict of float32 scalars, and `auc_positive`, `auc_negative` [AUC_BINS]: counts of real
           tokens by the discriminator's probability.
         """
-        masked, logits = outputs.masked, outputs.discriminator_logits
         input_mask = tf.cast(batch["input_mask"], tf.float32)
+        logits = outputs.discriminator_logits
         disc_loss = tf.nn.sigmoid_cross_entropy_with_logits(
             labels=outputs.is_replaced, logits=logits
         )
         predicted = tf.cast(logits >= 0.0, tf.float32) * input_mask
         replaced = outputs.is_replaced * input_mask
-        sampled_correct = tf.cast(outputs.sampled_ids == masked.ids, tf.float32)
         bins = tf.cast(tf.sigmoid(logits) * (AUC_BINS - 1), tf.int32)
 
         def histogram(weights):
@@ -207,13 +244,8 @@ class ElectraPretrainer(TrainableModel):
             )
 
         return {
-            "examples": tf.cast(tf.shape(logits)[0], tf.float32),
-            "positions": tf.cast(tf.size(logits), tf.float32),
-            "tokens": tf.reduce_sum(input_mask),
-            "masked": tf.reduce_sum(masked.weights),
-            "masked_lm_loss": tf.reduce_sum(_weighted(outputs.masked_lm_loss, masked.weights)),
-            "masked_lm_correct": tf.reduce_sum(outputs.is_restored * masked.weights),
-            "sampled_correct": tf.reduce_sum(sampled_correct * masked.weights),
+            **self.generator_statistics(batch, outputs),
+            "disc_tokens": tf.reduce_sum(input_mask),
             "disc_loss": tf.reduce_sum(disc_loss * input_mask),
             "disc_example_loss": tf.reduce_sum(
                 tf.reduce_sum(disc_loss * input_mask, -1) / (1e-6 + tf.reduce_sum(input_mask, -1))
@@ -223,6 +255,20 @@ class ElectraPretrainer(TrainableModel):
             "true_positive": tf.reduce_sum(predicted * replaced),
             "auc_positive": histogram(replaced),
             "auc_negative": histogram(input_mask - replaced),
+        }
+
+    def generator_statistics(self, batch, outputs):
+        """`statistics` of the batch and of the generator alone, whether or not the discriminator ran."""
+        masked, input_mask = outputs.masked, batch["input_mask"]
+        sampled_correct = tf.cast(outputs.sampled_ids == masked.ids, tf.float32)
+        return {
+            "examples": tf.cast(tf.shape(input_mask)[0], tf.float32),
+            "positions": tf.cast(tf.size(input_mask), tf.float32),
+            "tokens": tf.reduce_sum(tf.cast(input_mask, tf.float32)),
+            "masked": tf.reduce_sum(masked.weights),
+            "masked_lm_loss": tf.reduce_sum(_weighted(outputs.masked_lm_loss, masked.weights)),
+            "masked_lm_correct": tf.reduce_sum(outputs.is_restored * masked.weights),
+            "sampled_correct": tf.reduce_sum(sampled_correct * masked.weights),
             **outputs.generator_sums,
         }
 
@@ -252,19 +298,32 @@ class ElectraPretrainer(TrainableModel):
           over all that have a token before them; 0 of one that is not trained. The discriminator's
           is one over the real tokens.
         """
-        totals = statistics if totals is None else totals
-        generator_loss = tf.zeros([])
-        if self.config.generator_loss:
-            name, number = self.config.generator_loss
-            generator_loss = statistics[name] / (1e-6 + totals[number])
-        disc_loss = statistics["disc_loss"] / (1e-6 + totals["tokens"])
+        generator_loss = self.generator_loss_of(statistics, totals)
+        disc_loss = self.disc_loss_of(statistics, totals)
         loss = self.config.gen_weight * generator_loss + self.config.disc_weight * disc_loss
         return loss, generator_loss, disc_loss
+
+    def generator_loss_of(self, statistics, totals=None):
+        """The second of `losses_of`."""
+        if self.config.generator_loss is None:
+            return tf.zeros([])
+        name, number = self.config.generator_loss
+        return statistics[name] / (1e-6 + (totals or statistics)[number])
+
+    def disc_loss_of(self, statistics, totals=None):
+        """The third of `losses_of`."""
+        return statistics["disc_loss"] / (1e-6 + (totals or statistics)["tokens"])
 
     # Keras's overrides, for `fit` and `evaluate`.
 
     def train_step(self, data):
-        """One step of `fit`."""
+        """One step of `fit`.
+
+        Raises:
+          UserError: the schedule has phases, which `training.pretraining.pretrain` runs.
+        """
+        if self.config.schedule in ("alternating", "two_stage"):
+            raise UserError(f"schedule={self.config.schedule}: train by pretrain.py, not by fit")
         return self._readable(self.gradient_step(data))
 
     def test_step(self, data):
@@ -286,6 +345,13 @@ class ElectraPretrainer(TrainableModel):
                 statistics["true_positive"], statistics["replaced"]
             ),
         }
+
+
+def _tokens(batch):
+    """The networks' inputs of a batch, int32."""
+    return {
+        name: tf.cast(batch[name], tf.int32) for name in ("input_ids", "input_mask", "segment_ids")
+    }
 
 
 def _weighted(values, weights):

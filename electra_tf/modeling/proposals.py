@@ -31,6 +31,7 @@ class Proposals(NamedTuple):
 
     Attributes:
       logits: float32 [B, P, V]; its distribution is their softmax.
+      hidden: [B, P, H], the last hidden states behind the logits; None without a network.
       sampled_ids: int32 [B, P], drawn from it; without a gradient.
       masked_lm_loss: float32 [B, P], the cross entropy of the true tokens.
       is_restored: float32 [B, P], 1 where the likeliest token is the true one.
@@ -39,6 +40,7 @@ class Proposals(NamedTuple):
     """
 
     logits: tf.Tensor
+    hidden: tf.Tensor
     sampled_ids: tf.Tensor
     masked_lm_loss: tf.Tensor
     is_restored: tf.Tensor

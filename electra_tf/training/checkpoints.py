@@ -30,7 +30,7 @@ def checkpoint_variables(model):
         "skipped_in_a_row": model.loss_scale.skipped_in_a_row,
     }
     for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
-        name = names[id(variable)]
+        name = names.get(id(variable), variable.path)
         variables |= {name: variable.value, f"{name}/adam_m": m.value, f"{name}/adam_v": v.value}
     for variable in model.non_trainable_weights:
         variables[variable.path] = variable.value

@@ -2,6 +2,8 @@
 
 import time
 
+from electra_tf.modeling import phases
+
 
 def encoder_flops(config, length):
     """Multiplications and additions of an encoder's matrix products for one sequence, forward."""
@@ -13,13 +15,14 @@ def encoder_flops(config, length):
 
 def forward_flops(config):
     """Matrix products of one example of a `PretrainingConfig`, forward through both networks."""
+    return generator_flops(config) + discriminator_flops(config)
+
+
+def discriminator_flops(config):
+    """Of the discriminator's matrix products for one sequence, forward."""
     length, discriminator = config.max_seq_length, config.discriminator_config()
-    discriminator_head = discriminator.hidden_size * (discriminator.hidden_size + 1)
-    return (
-        generator_flops(config)
-        + encoder_flops(discriminator, length)
-        + 2 * length * discriminator_head
-    )
+    head = discriminator.hidden_size * (discriminator.hidden_size + 1)
+    return encoder_flops(discriminator, length) + 2 * length * head
 
 
 def generator_flops(config):
@@ -39,14 +42,31 @@ def generator_flops(config):
     return encoder_flops(generator, length) + vocabulary
 
 
+def steps_flops(config, num_steps, backward=2):
+    """Operations of one example a step in a run's first steps, by what each step's phase runs.
+
+    Args:
+      config: `configs.PretrainingConfig`.
+      num_steps: int.
+      backward: what backward takes in terms of forward.
+    """
+    generator, discriminator = generator_flops(config), discriminator_flops(config)
+    cost = {
+        phases.BOTH: (1 + backward) * (generator + discriminator),
+        phases.GENERATOR: (1 + backward) * generator,
+        phases.DISCRIMINATOR: generator + (1 + backward) * discriminator,
+    }
+    return sum(cost[phase] * n for phase, n in phases.count_steps(config, num_steps).items())
+
+
 def pretraining_flops(config):
-    """Operations of one training example: backward takes twice what forward takes.
+    """Operations of one training example, on the average of a run: backward takes twice what forward takes.
 
     ```python
     pretraining_flops(load_pretraining_config("small"))  # 8.98e9
     ```
     """
-    return 3 * forward_flops(config)
+    return steps_flops(config, config.num_train_steps) // config.num_train_steps
 
 
 def recomputed_flops(config):
@@ -57,7 +77,7 @@ def recomputed_flops(config):
 
 def pretraining_flops_google2020(config):
     """The same in the convention of the original's `flops_computation.py`: backward as much as forward."""
-    return 2 * forward_flops(config)
+    return steps_flops(config, config.num_train_steps, backward=1) // config.num_train_steps
 
 
 def describe_cost(config, peak_flops):
