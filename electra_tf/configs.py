@@ -232,12 +232,16 @@ class PretrainingConfig:
                 )
         if chosen:
             differences = architecture_differences(
-                self.generator_config(), self.discriminator_config(), "generator", "discriminator"
+                self.generator_config(),
+                self.discriminator_config(),
+                "in the generator",
+                "in the discriminator",
             )
             if differences:
                 raise UserError(
                     f"{chosen[0]}: generator and discriminator must be alike, but "
-                    f"{'; '.join(differences)}; set generator_hidden_size=1.0 and generator_layers=1.0"
+                    f"{'; '.join(differences)}; choose generator_hidden_size=1.0, generator_layers="
+                    "1.0, heads of 64 and an intermediate_size of four times hidden_size"
                 )
         if self.tied:
             for name, is_chosen in (
