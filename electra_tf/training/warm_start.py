@@ -1,5 +1,7 @@
 """What a pre-training run begins with in place of random weights: another run's, or a released model's."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
@@ -11,6 +13,9 @@ from electra_tf.training.checkpoints import restore
 from electra_tf.training.run_folder import CHECKPOINTS, CONFIG_FILE, read_data
 
 _POSITIONS = "electra.embeddings.position_embeddings.weight"
+
+# What has a row for each piece of the vocabulary.
+_BY_PIECE = ("electra.embeddings.word_embeddings.weight", "generator_lm_head.bias")
 
 
 def find_networks(folder):
@@ -110,13 +115,21 @@ def import_networks(model, folder):
     # The discriminator last: what both share is its own.
     for network in (model.generator, model.discriminator):
         if network.name in paths:
-            notes += _import_network(network, paths[network.name])
+            notes += import_network(network, paths[network.name])
         else:
             notes.append(f"{network.name}: none there; new and random, but for shared embeddings")
     return notes
 
 
-def _import_network(network, path):
+def import_network(network, path):
+    """Reads the weights of one folder into a network, as `import_networks` does.
+
+    Args:
+      network: `Discriminator` or `Generator`.
+      path: folder of `config.json` and weights.
+
+    Returns, raises: as `import_networks`.
+    """
     config, arrays, others = huggingface.read_encoder(path)
     notes = [f"{network.name}: {len(arrays)} tensors of embeddings and encoder are those of {path}"]
     positions = network.config.max_position_embeddings
@@ -163,3 +176,26 @@ def restore_run(checkpoint, model, folder):
             f"num_train_steps beyond it (now {model.config.num_train_steps:,})"
         )
     return step
+
+
+def extend_vocabulary(network, spelled, vocab_size):
+    """A network of a larger vocabulary: a new piece's row is the mean of those that spelled it.
+
+    Args:
+      network: `Discriminator` or `Generator`.
+      spelled: for each new piece, the list of old ids that it was written with (`vocabulary.spell`).
+      vocab_size: of the old vocabulary; further rows, such as some models are padded with, are dropped.
+
+    Returns:
+      network of the same class, with embeddings of its own.
+    """
+    config = dataclasses.replace(network.config, vocab_size=vocab_size + len(spelled))
+    larger = type(network)(config)
+    old = huggingface.model_tensors(network)
+    for name, (variable, _) in huggingface.model_tensors(larger).items():
+        array = old[name][0].numpy()
+        if name in _BY_PIECE:
+            means = [array[ids].mean(axis=0) for ids in spelled]
+            array = np.stack([*array[:vocab_size], *means])
+        variable.assign(array)
+    return larger
