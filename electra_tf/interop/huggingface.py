@@ -263,7 +263,7 @@ def read_config(folder):
       UserError: no such file, not JSON, neither ELECTRA nor BERT, or a key is missing or unsupported.
     """
     path = tf.io.gfile.join(folder, CONFIG_FILE)
-    values = _read_json(path)
+    values = read_json(path)
     for key, supported in (
         ("model_type", ("electra", "bert")),
         ("hidden_act", ("gelu",)),
@@ -285,7 +285,7 @@ def read_config(folder):
 
 def architectures(folder):
     """The classes of transformers that a folder's `config.json` names, a list of str."""
-    return list(_read_json(tf.io.gfile.join(folder, CONFIG_FILE)).get("architectures") or ())
+    return list(read_json(tf.io.gfile.join(folder, CONFIG_FILE)).get("architectures") or ())
 
 
 def read_tensors(folder):
@@ -333,7 +333,7 @@ def _read_safetensors(path):
 
 def _read_shards(folder, index):
     """Reads the shards of an index, none of which is outside of the folder."""
-    shard_of = _read_json(index).get("weight_map")
+    shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
         raise UserError(f"{index}: no object 'weight_map' from a tensor's name to its file's")
     found = {}
@@ -372,13 +372,20 @@ def assign_tensors(tensors, arrays, where, allow_missing=None):
         variable.assign(arrays[name].T if transposed else arrays[name])
 
 
-def _read_json(path):
+def read_json(path):
+    """Reads a file that holds a JSON object, a dict.
+
+    Raises:
+      UserError: it cannot be read, or holds anything else.
+    """
     try:
         values = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except (RecursionError, ValueError):
+        raise UserError(f"{path}: nested too deeply, or with too long a number") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: no JSON object; is this an ELECTRA model's folder?")
     return values
