@@ -54,6 +54,7 @@ def backbone_of(hub, embedding_dim=16):
         dropout=0.2,
         max_sequence_length=11,
         num_segments=3,
+        name="electra_backbone",
     )
     generator = np.random.default_rng(embedding_dim)
     for variable in backbone.trainable_variables:
@@ -67,7 +68,8 @@ def theirs(hub, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("theirs") / "preset"
     backbone = backbone_of(hub, request.param)
     backbone.save_to_preset(str(folder))
-    hub.ElectraTokenizer(VOCAB, lowercase=True).save_to_preset(str(folder))
+    tokenizer = hub.ElectraTokenizer(VOCAB, lowercase=True, name="electra_tokenizer")
+    tokenizer.save_to_preset(str(folder))
     return folder, backbone
 
 
@@ -284,7 +286,7 @@ def random_configs(draw):
         vocab_size=draw(small),
         embedding_size=draw(st.sampled_from([hidden_size, draw(small)])),
         hidden_size=hidden_size,
-        num_hidden_layers=draw(st.integers(1, 12)),
+        num_hidden_layers=draw(st.integers(1, 3)),
         num_attention_heads=heads,
         intermediate_size=draw(small),
         hidden_dropout_prob=draw(st.sampled_from([0.0, 0.1])),
@@ -294,7 +296,7 @@ def random_configs(draw):
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(random_configs(), st.integers(0, 2**32 - 1), st.sampled_from([Discriminator, Generator]))
 def test_any_encoder_comes_back_bit_for_bit(tmp_path_factory, config, seed, network_class):
     folder = tmp_path_factory.mktemp("any")
@@ -339,7 +341,7 @@ def test_tokenizers_agree(hub, tmp_path, lowercase, strip_accents):
     assert to_preset(tmp_path / "ours", tmp_path / "preset") == 0
     tokenizer = hub.ElectraTokenizer.from_preset(str(tmp_path / "preset"))
     ids = ours.tokenize(TEXTS).to_list()
-    assert tokenizer(TEXTS).to_list() == ids
+    assert tokenizer(TEXTS) == ids
     assert len({ours.unk_id, *sum(ids, [])}) > 12
     assert to_run(tmp_path / "preset", tmp_path / "run") == 0
     back = Tokenizer.from_pretrained(str(tmp_path / "run/discriminator"))

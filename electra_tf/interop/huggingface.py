@@ -378,8 +378,9 @@ def read_json(path):
     Raises:
       UserError: it cannot be read, or holds anything else.
     """
+    content = _read(path)
     try:
-        values = json.loads(_read(path))
+        values = json.loads(content)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:
