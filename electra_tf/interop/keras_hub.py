@@ -353,11 +353,11 @@ def to_run(preset, run, tokenizer=None, allow_missing=None):
 def _notes_of_reading(pooler, tokenizer):
     notes = [
         f"left out, which our networks lack: the pooler ({', '.join(pooler)})",
-        "not in a preset: heads and the generator; finetune.py takes the encoder by --init_from",
+        "not in a preset: heads, the generator; finetune.py and pretrain.py take it by --init_from",
         "computed otherwise: gelu exactly, where KerasHub approximates it by tanh",
     ]
     if tokenizer is None:
-        return [*notes, "no tokenizer in the preset; fine-tuning needs one, give --vocab_file"]
+        return [*notes, "no tokenizer in the preset; training needs one, give --vocab_file"]
     if tokenizer.lowercase and not tokenizer.strip_accents:
         return [*notes, "accents are kept, as in the preset; ELECTRA's training removed them"]
     return notes
