@@ -11,16 +11,18 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
-from test_commands import arguments, last_line
-from test_convert_google import randomize, sizes
+from test_commands import last_line
+from test_convert_google import randomize
 from tiny_models import SPECIAL, VOCAB, save_tiny_encoder, tiny_config
 
 from electra_tf import Discriminator, EncoderConfig, Generator, Tokenizer, UserError
-from electra_tf.commands import convert, pretrain
-from electra_tf.interop import huggingface, keras_hub
+from electra_tf.commands import convert
+from electra_tf.interop import huggingface, keras_hub, runs
+from electra_tf.training import warm_start
 from electra_tf.training.task_setup import load_encoder
 
 NO_HEAD = "discriminator_predictions.*"
@@ -274,36 +276,27 @@ def test_configuration(theirs, tmp_path, capsys):
         "accents are kept",
     ):
         assert note in out
-    # finetune.py takes it; in pretrain.py's place the folder would begin with random weights.
+    # finetune.py takes it.
     encoder = load_encoder(str(tmp_path / "run"))
     assert sorted(encoder.arrays) == sorted(arrays_of(tmp_path / "run/discriminator"))
     assert encoder.tokenizer.vocab == VOCAB
-    assert json.loads((tmp_path / "run/data.json").read_text())["init_from"] == str(folder)
-    assert "hidden_size: 16" in (tmp_path / "run/config.yaml").read_text()
 
 
-def test_pretraining_begins_with_a_preset(data, tmp_path, capsys):
-    vocab = Tokenizer.from_vocab(str(data / "vocab.txt")).vocab
-    config = sizes(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        embedding_size=16,
-        intermediate_size=32,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-    )
-    Discriminator(config).save_pretrained(str(tmp_path / "ours"))
-    Tokenizer(vocab).save_pretrained(str(tmp_path / "ours"))
-    keras_hub.from_run(str(tmp_path / "ours"), str(tmp_path / "preset"))
-    assert to_run(tmp_path / "preset", tmp_path / "run") == 0
-    assert pretrain.main(arguments(data, tmp_path / "run", "--eval_data=")) == 2
-    assert f"init_from is '{tmp_path}/preset' there and None here" in last_line(capsys)
-    flags = [f"--init_from={tmp_path}/run", "--override=num_train_steps=2", "--eval_data="]
-    still = "--override=learning_rate=1e-12"
-    assert pretrain.main(arguments(data, tmp_path / "next", *flags, still)) == 0
-    found = arrays_of(tmp_path / "next/discriminator")
-    for name, array in arrays_of(tmp_path / "run/discriminator").items():
-        np.testing.assert_allclose(found[name], array, atol=1e-9)
+def test_pretraining_begins_with_a_preset(preset, tmp_path):
+    """It takes the folder as --init_from, and not as its own."""
+    assert to_run(preset, tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run/data.json").read_text())["init_from"] == str(preset)
+    values = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    model = runs.create_pretrainer(values, "")
+    run = str(tmp_path / "run")
+    warm_start.check_networks(model.config, Tokenizer(VOCAB), run)
+    notes = warm_start.import_networks(model, run)
+    assert notes[0].startswith("generator: none there; new and random")
+    assert "discriminator: new and random: discriminator_predictions.dense.weight" in notes[2]
+    arrays = arrays_of(tmp_path / "run/discriminator")
+    for name, (variable, transposed) in huggingface.encoder_tensors(model.discriminator).items():
+        array = variable.numpy()
+        np.testing.assert_array_equal(array.T if transposed else array, arrays[name])
 
 
 @st.composite
@@ -324,7 +317,7 @@ def random_configs(draw):
     )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(random_configs(), st.integers(0, 2**32 - 1), st.sampled_from([Discriminator, Generator]))
 def test_any_encoder_comes_back_bit_for_bit(tmp_path_factory, config, seed, network_class):
     folder = tmp_path_factory.mktemp("any")
@@ -335,6 +328,8 @@ def test_any_encoder_comes_back_bit_for_bit(tmp_path_factory, config, seed, netw
     rows, notes = keras_hub.from_run(str(folder / "ours"), str(folder / "preset"))
     assert {row.difference for row in rows} == {0.0, None}
     assert "left out, which a backbone lacks: " in notes[0]
+    named = {name for row in rows for name in row.ours}
+    assert named == set(arrays_of(folder / "ours"))
     dropouts = config.hidden_dropout_prob, config.attention_probs_dropout_prob
     assert any("one dropout" in note for note in notes) == (dropouts[0] != dropouts[1])
     keras_hub.to_run(str(folder / "preset"), str(folder / "back"))
@@ -679,7 +674,7 @@ def test_damaged_weights(preset):
     """Cut short, or with other bytes, at random: read, or one line."""
     path, generator = preset / WEIGHTS, random.Random(11)
     content, refusals = path.read_bytes(), 0
-    for case in range(120):
+    for case in range(80):
         damaged = bytearray(content)
         place = generator.randrange(len(content))
         if case % 4 == 0:
@@ -695,7 +690,7 @@ def test_damaged_weights(preset):
         except UserError as error:
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
             refusals += 1
-    assert refusals >= 30  # All that are cut short.
+    assert refusals >= 20  # All that are cut short.
 
 
 # The command.

@@ -385,7 +385,7 @@ def _open_weights(folder, config):
 
 
 def _read_encoder(folder, allow_missing=None):
-    """The encoder of one of our model folders as an `ElectraModel`, and the names of its heads' tensors."""
+    """The encoder of one of our model folders as an `ElectraModel`, and a dict of its heads' arrays."""
     config, arrays, heads = huggingface.read_encoder(folder)
     model = ElectraModel(config)
     tensors = huggingface.encoder_tensors(model)
@@ -434,6 +434,7 @@ def from_run(run, preset, allow_missing=None):
         if tokenizer:
             _write_tokenizer(temporary, tokenizer)
         rows = compare(tensors, Weights(os.path.join(temporary, WEIGHTS_FILE)))
+    rows += [Row(None, [name], array.shape) for name, array in heads.items()]
     return rows, _notes_of_writing(config, heads, tokenizer)
 
 
