@@ -2,11 +2,21 @@
 
 import time
 
+from electra_tf.configs import ConvolutionalRecurrentConfig, EncoderConfig
 from electra_tf.modeling import phases
 
 
 def encoder_flops(config, length):
-    """Multiplications and additions of an encoder's matrix products for one sequence, forward."""
+    """Multiplications and additions of an encoder's matrix products for one sequence, forward.
+
+    Args:
+      config: `EncoderConfig`, or `ConvolutionalRecurrentConfig` of the level of tokens.
+      length: tokens of the sequence.
+    """
+    if isinstance(config, ConvolutionalRecurrentConfig):
+        convolution = config.kernel_size * config.embedding_size * config.filters
+        lstm = 4 * config.units * (config.filters + config.units)
+        return 2 * length * (convolution + 2 * lstm)
     width, inner = config.hidden_size, config.intermediate_size
     projection = config.embedding_size * width if config.embedding_size != width else 0
     block = 4 * width**2 + 2 * width * inner + 2 * length * width
@@ -21,7 +31,9 @@ def forward_flops(config):
 def discriminator_flops(config):
     """Of the discriminator's matrix products for one sequence, forward."""
     length, discriminator = config.max_seq_length, config.discriminator_config()
-    head = discriminator.hidden_size * (discriminator.hidden_size + 1)
+    head = discriminator.hidden_size
+    if isinstance(discriminator, EncoderConfig):
+        head *= discriminator.hidden_size + 1
     return encoder_flops(discriminator, length) + 2 * length * head
 
 
@@ -70,9 +82,13 @@ def pretraining_flops(config):
 
 
 def recomputed_flops(config):
-    """What one training example takes more where both encoders' blocks run forward a second time."""
+    """What one training example takes more where Transformers' blocks run forward a second time."""
     encoders = config.generator_config(), config.discriminator_config()
-    return sum(encoder_flops(encoder, config.max_seq_length) for encoder in encoders)
+    return sum(
+        encoder_flops(encoder, config.max_seq_length)
+        for encoder in encoders
+        if isinstance(encoder, EncoderConfig)
+    )
 
 
 def pretraining_flops_google2020(config):
