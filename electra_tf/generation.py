@@ -6,8 +6,9 @@ import json
 import numpy as np
 import tensorflow as tf
 
+from electra_tf import files
 from electra_tf.errors import UserError
-from electra_tf.interop import gpt2, huggingface
+from electra_tf.interop import gpt2
 from electra_tf.modeling.causal import import_keras_hub
 from electra_tf.tokenization import Tokenizer
 
@@ -214,7 +215,7 @@ def _read_vocabulary(folder):
             tokenizer = _read_tokenizer(path("tokenizer.json"))
         else:
             tokenizer = _read_byte_pairs(path("vocab.json"), path("merges.txt"))
-        end_ids = huggingface.read_json(path("config.json")).get("eos_token_id")
+        end_ids = files.read_json_object(path("config.json")).get("eos_token_id")
         end_ids = end_ids if isinstance(end_ids, list) else [end_ids]
     size = tokenizer.get_vocab_size()
     return BytePairs(tokenizer, [i for i in end_ids if i is not None and i < size])
@@ -224,7 +225,7 @@ def _read_tokenizer(path):
     """Reads a `tokenizer.json` of Hugging Face's."""
     import tokenizers
 
-    text = json.dumps(huggingface.read_json(path))
+    text = json.dumps(files.read_json_object(path))
     with _whole_vocabulary(path):
         return tokenizers.Tokenizer.from_str(text)
 
@@ -233,8 +234,8 @@ def _read_byte_pairs(vocab_file, merges_file):
     """Makes GPT-2's tokenizer of its two files."""
     import tokenizers
 
-    vocab = huggingface.read_json(vocab_file)
-    content = huggingface.read_bytes(merges_file)
+    vocab = files.read_json_object(vocab_file)
+    content = files.read(merges_file)
     with _whole_vocabulary(f"{vocab_file}, {merges_file}"):
         lines = content.decode().splitlines()
         merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]

@@ -272,11 +272,8 @@ def to_run(
     configs, shares_embeddings = infer_configs(
         source.shapes, path, num_attention_heads, allow_missing
     )
-    if tokenizer and tokenizer.vocab_size != configs[0].vocab_size:
-        raise UserError(
-            f"--vocab_file: {tokenizer.vocab_size} pieces, but {path} has embeddings of "
-            f"{configs[0].vocab_size}; give the vocabulary that it was trained with"
-        )
+    if tokenizer:
+        runs.check_vocabulary(tokenizer, configs[0], path)
     if with_optimizer:
         model = _create_pretrainer(source, configs, shares_embeddings, allow_missing)
         networks, tensors = model.networks, pretrainer_tensors(model)
@@ -391,13 +388,7 @@ def _check_original_has(configs, run):
 
 def _describe(configs, shares_embeddings, step=None):
     """Lines that say which networks these are, and at which step Adam is."""
-    notes = []
-    for name, config in zip(("discriminator", "generator"), configs):
-        own = "" if name == "discriminator" else " (shared)" if shares_embeddings else " (its own)"
-        notes.append(
-            f"{name}: layers {config.num_hidden_layers}, width {config.hidden_size}, attention heads "
-            f"{config.num_attention_heads}, feed-forward {config.intermediate_size}, embeddings "
-            f"{config.embedding_size}{own}, tokens {config.vocab_size}, positions "
-            f"{config.max_position_embeddings}"
-        )
+    notes = runs.describe_configs(
+        dict(zip(("discriminator", "generator"), configs)), shares_embeddings
+    )
     return notes if step is None else [*notes, f"optimizer: Adam's moments, step {step}"]

@@ -163,7 +163,7 @@ def read_config(folder):
       UserError: no such file, not JSON, no GPT-2, or a key is missing or unsupported.
     """
     path = tf.io.gfile.join(folder, huggingface.CONFIG_FILE)
-    values = huggingface.read_json(path)
+    values = files.read_json_object(path)
     for key, allowed in {"model_type": ("gpt2",), **_FIXED}.items():
         if values.get(key, allowed[0]) not in allowed:
             expected = " and ".join(map(repr, allowed))
@@ -203,7 +203,7 @@ def read_weights(backbone, folder):
 def is_preset(folder):
     """Whether a folder is a preset of KerasHub's."""
     path = tf.io.gfile.join(folder, huggingface.CONFIG_FILE)
-    return "registered_name" in huggingface.read_json(path)
+    return "registered_name" in files.read_json_object(path)
 
 
 def load_backbone(folder):
@@ -221,7 +221,7 @@ def load_backbone(folder):
         read_weights(backbone, folder)
         return backbone
     path = tf.io.gfile.join(folder, huggingface.CONFIG_FILE)
-    name = huggingface.read_json(path)["registered_name"]
+    name = files.read_json_object(path)["registered_name"]
     if name != "keras_hub>GPT2Backbone":
         raise UserError(f"{path}: registered_name is {name!r}; only GPT2Backbone is supported")
     try:

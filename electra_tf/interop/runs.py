@@ -85,11 +85,12 @@ def sizes_of(configs):
 def write(folder, networks, model=None, tokenizer=None, init_from=None):
     """Writes a run folder: what was converted, so that `pretrain` takes it and nothing else.
 
-    `config.yaml` holds the sizes alone: the run's first start adds its schedule and the rest.
+    `config.yaml` holds the sizes alone: the run's first start adds its schedule and the rest. A generator
+    alone does not tell them.
 
     Args:
       folder: where to.
-      networks: list of `Discriminator` and perhaps `Generator`.
+      networks: list of `Discriminator`, `Generator` or both, in this order.
       model: `ElectraPretrainer` of a run that can be continued; None for networks alone.
       tokenizer: `Tokenizer`, or None.
       init_from: where networks alone come from. `pretrain` refuses the folder as its own then, in
@@ -100,7 +101,9 @@ def write(folder, networks, model=None, tokenizer=None, init_from=None):
         network.save_pretrained(path)
         if tokenizer:
             tokenizer.save_pretrained(path)
-    write_origin(folder, [network.config for network in networks], tokenizer, init_from)
+    is_generator_alone = networks[0].name == "generator"
+    configs = [] if is_generator_alone else [network.config for network in networks]
+    write_origin(folder, configs, tokenizer, init_from)
     if model:
         checkpoint, _ = create_run_checkpoint(model)
         checkpoints = tf.io.gfile.join(folder, CHECKPOINTS)
@@ -113,10 +116,10 @@ def write_origin(folder, configs, tokenizer, init_from):
 
     Args:
       folder: where to.
-      configs: as of `create_networks`.
+      configs: as of `create_networks`; empty where a discriminator's sizes are not known.
       tokenizer, init_from: as of `write`.
     """
-    config, data = sizes_of(configs), {"init_from": init_from}
+    config, data = sizes_of(configs) if configs else {}, {"init_from": init_from}
     if tokenizer:
         config["do_lower_case"] = tokenizer.lowercase
         data["vocab_sha256"] = vocab_sha256(tokenizer.vocab)
@@ -136,6 +139,45 @@ def check_transformer(config, where):
             f"{where}: the discriminator is convolutional-recurrent, which no other program has; a "
             "Transformer can be converted"
         )
+
+
+def check_vocabulary(tokenizer, config, where):
+    """Refuses the `Tokenizer` of --vocab_file for a network of another `EncoderConfig`."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(
+            f"--vocab_file: {tokenizer.vocab_size} pieces, but {where} has embeddings of "
+            f"{config.vocab_size}; give the vocabulary that it was trained with"
+        )
+
+
+def describe(networks):
+    """Lines that say which networks these are, a list of str."""
+    configs = {network.name: network.config for network in networks}
+    return describe_configs(configs, len(networks) > 1 and share_embeddings(networks))
+
+
+def describe_configs(configs, shares_embeddings):
+    """Lines that say which networks these are.
+
+    Args:
+      configs: dict of `EncoderConfig`s by the network's name.
+      shares_embeddings: whether a generator has the discriminator's embeddings.
+
+    Returns:
+      list of str.
+    """
+    notes = []
+    for name, config in configs.items():
+        own = ""
+        if name == "generator" and len(configs) > 1:
+            own = " (shared)" if shares_embeddings else " (its own)"
+        notes.append(
+            f"{name}: layers {config.num_hidden_layers}, width {config.hidden_size}, attention heads "
+            f"{config.num_attention_heads}, feed-forward {config.intermediate_size}, embeddings "
+            f"{config.embedding_size}{own}, tokens {config.vocab_size}, positions "
+            f"{config.max_position_embeddings}"
+        )
+    return notes
 
 
 def read_networks(run, allow_missing=None):
