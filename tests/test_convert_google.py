@@ -506,7 +506,7 @@ def test_vocabulary(tiny, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ([], "--from: give either this flag or --to (google, keras_hub)"),
+        ([], "--from: give either this flag or --to (google, huggingface, keras_hub)"),
         (["--from=google", "--to=google"], "--from: give either this flag or --to"),
         (["--from=torch"], "google"),
         (["--to=google", "--num_attention_heads=2"], "--num_attention_heads: goes with --from"),
