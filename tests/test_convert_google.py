@@ -535,7 +535,7 @@ def test_commands_of_the_documentation():
     commands = [
         line for line in text.splitlines() if line.startswith("python -m electra_tf.convert")
     ]
-    assert len(commands) == 9
+    assert len(commands) == 13
     for command in commands:
         values = FlagValues()
         convert.define_flags(values)

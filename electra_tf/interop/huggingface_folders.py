@@ -523,11 +523,9 @@ def _save(model, folder, where, allow_missing):
     if huggingface.architecture_of(network) != "ElectraModel":
         save_network(model, folder)
         return
-    encoder = huggingface.encoder_tensors(network)
     head = {
         name: huggingface.stored_shape(tensor)
-        for name, tensor in huggingface.model_tensors(network).items()
-        if name not in encoder
+        for name, tensor in huggingface.head_tensors(network).items()
     }
     refused = [f"{name} {shape}" for name, shape in head.items() if not allows(allow_missing, name)]
     if refused:
@@ -537,6 +535,7 @@ def _save(model, folder, where, allow_missing):
             f"{where}: transformers has no such head ({', '.join(refused)}); fine-tune with "
             f"--override=head={usable}, or convert the encoder alone by --allow_missing='{scope}.*'"
         )
+    encoder = huggingface.encoder_tensors(network)
     huggingface.save_tensors(encoder, network.config, "ElectraModel", folder)
     model.tokenizer.save_pretrained(folder, model.max_seq_length)
 
