@@ -53,6 +53,37 @@ class EncoderConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvolutionalRecurrentConfig:
+    """Sizes of a convolutional-recurrent encoder, by the names of Keras's Conv1D, MaxPooling1D and LSTM.
+
+    ```python
+    config = ConvolutionalRecurrentConfig(vocab_size=30522, embedding_size=128, filters=128,
+                                          kernel_size=5, units=144)
+    ```
+
+    With `pool_size` it is a network for texts: max-pooling, then an LSTM of `units` units that gives one
+    vector a text. Without, a network for tokens: two LSTMs, one in each direction, side by side.
+    """
+
+    vocab_size: PositiveInt
+    embedding_size: PositiveInt
+    filters: PositiveInt
+    kernel_size: PositiveInt
+    units: PositiveInt
+    pool_size: PositiveInt | None = None
+    hidden_dropout_prob: Probability = 0.1
+    max_position_embeddings: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
+    initializer_range: Annotated[float, Gt(0)] = 0.02
+    layer_norm_eps: Annotated[float, Gt(0)] = 1e-12
+
+    @property
+    def hidden_size(self):
+        """Width of the encoder's last output."""
+        return self.units if self.pool_size else 2 * self.units
+
+
 # What makes two networks' weights exchangeable; dropout and initialization do not.
 ARCHITECTURE_KEYS = (
     "vocab_size",
@@ -61,18 +92,25 @@ ARCHITECTURE_KEYS = (
     "num_hidden_layers",
     "num_attention_heads",
     "intermediate_size",
+    "filters",
+    "kernel_size",
+    "units",
+    "pool_size",
     "max_position_embeddings",
     "type_vocab_size",
 )
 
 
 def architecture_differences(there, here):
-    """What keeps the weights of one `EncoderConfig` from another's network: list of str."""
+    """What keeps the weights of one encoder's configuration from another's network: list of str."""
+    keys = [key for key in ARCHITECTURE_KEYS if hasattr(there, key) or hasattr(here, key)]
+    values = [(key, *(getattr(config, key, None) for config in (there, here))) for key in keys]
     return [
-        f"{key} is {getattr(there, key)} there and {getattr(here, key)} here"
-        for key in ARCHITECTURE_KEYS
-        if getattr(there, key) != getattr(here, key)
+        f"{key} is {theirs} there and {ours} here" for key, theirs, ours in values if theirs != ours
     ]
+
+
+KERNEL_SIZE = 5  # Of a convolution, unless the configuration says another.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +124,7 @@ class PretrainingConfig:
       UserError: two keys contradict each other.
     """
 
-    # The discriminator.
+    # The discriminator; of another than the Transformer, what the generator is a fraction of.
     embedding_size: PositiveInt
     hidden_size: PositiveInt
     num_hidden_layers: PositiveInt
@@ -102,6 +140,9 @@ class PretrainingConfig:
     num_warmup_steps: CountOrZero
     mask_prob: Annotated[float, Gt(0), Lt(1)]
 
+    discriminator: Literal["transformer", "convolutional_recurrent"] = "transformer"
+    kernel_size: PositiveInt | None = None
+    units: PositiveInt | None = None
     generator_layers: Annotated[float, Gt(0), Le(1)] = 1.0
     vocab_size: PositiveInt = 30522
     do_lower_case: bool = True
@@ -153,6 +194,13 @@ class PretrainingConfig:
                 f"num_warmup_steps={self.num_warmup_steps} exceeds num_train_steps="
                 f"{self.num_train_steps}; lower the one or raise the other"
             )
+        if self.discriminator == "transformer":
+            for key in ("kernel_size", "units"):
+                if getattr(self, key) is not None:
+                    raise UserError(
+                        f"{key}={getattr(self, key)}: goes with discriminator=convolutional_recurrent; "
+                        "set both or neither"
+                    )
         self.discriminator_config()
         try:
             self.generator_config()
@@ -172,25 +220,31 @@ class PretrainingConfig:
         return self.steps_per_loop or max(1, self.num_train_steps // 1000)
 
     def discriminator_config(self):
-        """The discriminator's `EncoderConfig`."""
-        return EncoderConfig(
-            **{
-                field.name: getattr(self, field.name)
-                for field in dataclasses.fields(EncoderConfig)
-                if hasattr(self, field.name)
-            }
+        """The discriminator's `EncoderConfig`, or `ConvolutionalRecurrentConfig` of the level of tokens."""
+        if self.discriminator == "transformer":
+            return self._encoder_config(EncoderConfig)
+        return self._encoder_config(
+            ConvolutionalRecurrentConfig,
+            filters=self.hidden_size,
+            kernel_size=self.kernel_size or KERNEL_SIZE,
+            units=self.units or self.hidden_size,
         )
 
     def generator_config(self):
         """The generator's `EncoderConfig`: a narrower discriminator with heads of 64 (SEMANTICS 18a)."""
         hidden_size = max(1, round(self.hidden_size * self.generator_hidden_size))
-        return dataclasses.replace(
-            self.discriminator_config(),
+        return self._encoder_config(
+            EncoderConfig,
             hidden_size=hidden_size,
             num_hidden_layers=max(1, round(self.num_hidden_layers * self.generator_layers)),
             num_attention_heads=max(1, hidden_size // 64),
             intermediate_size=4 * hidden_size,
         )
+
+    def _encoder_config(self, config_class, **sizes):
+        """An encoder's configuration of given sizes, and of this one's keys."""
+        keys = [f.name for f in dataclasses.fields(config_class) if hasattr(self, f.name)]
+        return config_class(**{**{key: getattr(self, key) for key in keys}, **sizes})
 
     def exports_encoder_at(self, step):
         """Whether `encoder_export_steps` (every N steps, or a list of steps) asks for a copy at `step`."""
@@ -251,16 +305,29 @@ class FinetuningConfig:
         """This configuration with a value for every key.
 
         Args:
-          encoder_config: `EncoderConfig` of the encoder to fine-tune.
+          encoder_config: `EncoderConfig` or `ConvolutionalRecurrentConfig` of the encoder to
+            fine-tune. The latter has no attention: `attention_probs_dropout_prob` stays None.
           kind: of the task; it has its own heads and its own usual length.
 
         Raises:
-          UserError: `max_seq_length` exceeds the encoder's positions, the buckets do not ascend, or
-            the kind has no such `head`.
+          UserError: `max_seq_length` exceeds the encoder's positions, the buckets do not ascend, the
+            kind has no such `head`, or the encoder no such dropout or no outputs for tokens.
         """
         heads = HEADS_BY_KIND[kind]
         if self.head and self.head not in heads:
             raise UserError(f"head={self.head}: a {kind} task has {' or '.join(heads)}")
+        attention_dropout = getattr(encoder_config, "attention_probs_dropout_prob", None)
+        if self.attention_probs_dropout_prob is not None and attention_dropout is None:
+            raise UserError(
+                f"attention_probs_dropout_prob={self.attention_probs_dropout_prob}: the encoder is "
+                "convolutional-recurrent and has no attention; leave the key out"
+            )
+        pool_size = getattr(encoder_config, "pool_size", None)
+        if pool_size and kind in KINDS_OF_TOKENS:
+            raise UserError(
+                f"a {kind} task needs a vector for each token; the encoder pools (pool_size={pool_size}) "
+                "and has one a text: take another --init_from"
+            )
         most = encoder_config.max_position_embeddings
         length = self.max_seq_length or min(MAX_SEQ_LENGTH_BY_KIND.get(kind, 128), most)
         if kind == "qa" and length < 7:
@@ -288,7 +355,7 @@ class FinetuningConfig:
             "length_buckets": [b for b in LENGTH_BUCKETS if b < length],
             "head": heads[0],
             "hidden_dropout_prob": encoder_config.hidden_dropout_prob,
-            "attention_probs_dropout_prob": encoder_config.attention_probs_dropout_prob,
+            "attention_probs_dropout_prob": attention_dropout,
         }
         return dataclasses.replace(
             self, **{key: v for key, v in chosen.items() if getattr(self, key) is None}
@@ -303,6 +370,7 @@ HEADS_BY_KIND = {
     "qa": ("joint", "start_end"),
     "multiple_choice": ("summary",),
 }
+KINDS_OF_TOKENS = ("tagging", "qa")
 MAX_SEQ_LENGTH_BY_KIND = {"tagging": 256, "qa": 512}
 
 # Few, since each length of a batch is compiled on its own.
@@ -410,6 +478,14 @@ PRETRAINING_PRESETS = {
     ),
 }
 
+# Of about tiny's and small's numbers of parameters (docs/discriminators.md).
+for _name, _units in (("tiny", 144), ("small", 960)):
+    PRETRAINING_PRESETS[f"{_name}_convolutional_recurrent"] = {
+        **PRETRAINING_PRESETS[_name],
+        "discriminator": "convolutional_recurrent",
+        "units": _units,
+    }
+
 
 def parse_overrides(overrides):
     """Parses `["key=value", ...]`, the values in YAML, to a dict.
@@ -444,7 +520,7 @@ def load_pretraining_config(name_or_file, overrides=None):
     preset.
 
     Args:
-      name_or_file: `tiny`, `mini`, `small`, `base`, `large`, or a path ending in .yaml or .yml.
+      name_or_file: one of `PRETRAINING_PRESETS`, or a path ending in .yaml or .yml.
       overrides: dict of keys and values that go before the file's.
 
     Returns:

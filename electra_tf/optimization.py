@@ -319,7 +319,8 @@ def layerwise_multipliers(network, decay, fidelity):
 
     Under `fixed` the head has 1, the top block `decay`, the one below `decay ** 2`, the embeddings
     and their projection `decay ** (blocks + 1)`. Under `google2020` all but the head's are multiplied
-    by `decay` once more, as in the original's `_get_layer_lrs`.
+    by `decay` once more, as in the original's `_get_layer_lrs`. A convolutional-recurrent encoder's
+    blocks are its convolution and, above it, its LSTM.
 
     Args:
       network: `modeling.electra.ElectraModel` with a head.
@@ -329,15 +330,15 @@ def layerwise_multipliers(network, decay, fidelity):
     Returns:
       list of floats like `network.trainable_variables`.
     """
-    encoder = network.encoder
-    num_blocks = len(encoder.attention)
+    blocks = network.encoder.blocks
+    num_blocks = len(blocks)
     depth_of = {id(variable): 0 for variable in network.trainable_variables}
     for variable in network.head.trainable_variables:
         depth_of[id(variable)] = num_blocks + 1
-    for i in range(num_blocks):
-        for layer in (encoder.attention[i], encoder.feed_forward[i]):
+    for number, layers in enumerate(blocks, 1):
+        for layer in layers:
             for variable in layer.trainable_variables:
-                depth_of[id(variable)] = i + 1
+                depth_of[id(variable)] = number
     extra = 1 if fidelity == "google2020" else 0
     return [
         1.0 if depth > num_blocks else decay ** (num_blocks + 1 - depth + extra)

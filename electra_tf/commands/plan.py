@@ -12,7 +12,7 @@ import sys
 from absl import flags
 
 from electra_tf import commands
-from electra_tf.configs import load_pretraining_config, parse_overrides
+from electra_tf.configs import PRETRAINING_PRESETS, load_pretraining_config, parse_overrides
 from electra_tf.errors import UserError
 from electra_tf.training import flops, footprint
 
@@ -21,7 +21,7 @@ _GB = 1e9
 
 def define_flags(values):
     flags.DEFINE_string(
-        "config", None, "tiny, mini, small, base, large, or a YAML file.", flag_values=values
+        "config", None, f"{', '.join(PRETRAINING_PRESETS)}, or a YAML file.", flag_values=values
     )
     flags.DEFINE_multi_string(
         "override", [], "key=value of the configuration; repeatable.", flag_values=values
@@ -162,6 +162,9 @@ _ASSUMPTIONS = (
 
 def _title(config, figures):
     encoder = f"{config.num_hidden_layers} layers of {config.hidden_size}"
+    if config.discriminator == "convolutional_recurrent":
+        sizes = config.discriminator_config()
+        encoder = f"{sizes.filters} filters of {sizes.kernel_size}, 2 LSTMs of {sizes.units} units"
     devices = f"{figures['devices']} device{'s' if figures['devices'] > 1 else ''}"
     return f"{encoder}, {config.max_seq_length} positions, {config.mixed_precision}, {devices}"
 

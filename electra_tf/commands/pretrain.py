@@ -16,13 +16,13 @@ from absl import flags
 
 from electra_tf import commands
 from electra_tf.commands import build_pretraining_data, build_vocab
-from electra_tf.configs import load_pretraining_config, parse_overrides
+from electra_tf.configs import PRETRAINING_PRESETS, load_pretraining_config, parse_overrides
 from electra_tf.errors import UserError
 
 
 def define_flags(values):
     flags.DEFINE_string(
-        "config", None, "tiny, mini, small, base, large, or a YAML file.", flag_values=values
+        "config", None, f"{', '.join(PRETRAINING_PRESETS)}, or a YAML file.", flag_values=values
     )
     flags.DEFINE_multi_string(
         "override", [], "key=value of the configuration; repeatable.", flag_values=values

@@ -1,7 +1,8 @@
 """Model folders in Hugging Face's ELECTRA layout: `config.json` and `model.safetensors`.
 
 `transformers` opens what is written here, and what it wrote is read here. A dense kernel is
-[inputs, outputs] in Keras and [outputs, inputs] there.
+[inputs, outputs] in Keras and [outputs, inputs] there. A network that transformers lacks is written in
+the same two files, by Keras's names.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_tf import files
-from electra_tf.configs import EncoderConfig, validate
+from electra_tf.configs import ConvolutionalRecurrentConfig, EncoderConfig, validate
 from electra_tf.errors import UserError
 from electra_tf.interop.tensors import check_finite, match
 from electra_tf.modeling.electra import (
@@ -21,11 +22,13 @@ from electra_tf.modeling.electra import (
     MultipleChoiceClassifier,
     QuestionAnswerer,
     SequenceClassifier,
+    SequenceDiscriminator,
     TokenClassifier,
 )
 from electra_tf.modeling.heads import (
     ClassificationHead,
     DiscriminatorHead,
+    LogitHead,
     MultipleChoiceHead,
     TwoLayerClassificationHead,
 )
@@ -33,6 +36,12 @@ from electra_tf.modeling.spans import JointHead, StartEndHead
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+# By `model_type` of `config.json`.
+_CONFIG_CLASSES = {
+    "electra": EncoderConfig,
+    "bert": EncoderConfig,
+    "electra_tf_convolutional_recurrent": ConvolutionalRecurrentConfig,
+}
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Tensors of older folders that repeat others or hold no parameter.
@@ -57,11 +66,13 @@ _HEAD_LAYERS = {
         "discriminator_predictions.dense": "dense",
         "discriminator_predictions.dense_prediction": "dense_prediction",
     },
+    # transformers has no such head.
+    LogitHead: {"discriminator_predictions": "dense"},
     ClassificationHead: {"classifier": "dense"},
     TwoLayerClassificationHead: {"classifier.dense": "dense", "classifier.out_proj": "out_proj"},
     MultipleChoiceHead: {"sequence_summary.summary": "summary", "classifier": "classifier"},
     StartEndHead: {"qa_outputs": "qa_outputs"},
-    # transformers has no such head.
+    # Nor this one.
     JointHead: {
         f"joint_qa.{name}": name
         for name in ("start", "end_hidden", "end", "answerable_hidden", "answerable_logit")
@@ -100,6 +111,8 @@ def encoder_tensors(model):
         for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")
     }
     tensors |= _layer_norm("electra.embeddings.LayerNorm", embeddings.LayerNorm)
+    if isinstance(model.config, ConvolutionalRecurrentConfig):
+        return tensors | _convolutional_recurrent(encoder)
     if encoder.embeddings_project is not None:
         tensors |= _dense("electra.embeddings_project", encoder.embeddings_project)
     for i, (attention, feed_forward) in enumerate(zip(encoder.attention, encoder.feed_forward)):
@@ -114,6 +127,16 @@ def encoder_tensors(model):
     return tensors
 
 
+def _convolutional_recurrent(encoder):
+    layers = {"conv": encoder.conv, **{lstm.name: lstm.cell for lstm in encoder.lstms}}
+    return {
+        f"electra.encoder.{layer}.{name}": (getattr(weights, name), False)
+        for layer, weights in layers.items()
+        for name in ("kernel", "recurrent_kernel", "bias")
+        if hasattr(weights, name)
+    }
+
+
 def _dense(name, layer):
     return {f"{name}.weight": (layer.kernel, True), f"{name}.bias": (layer.bias, False)}
 
@@ -123,19 +146,35 @@ def _layer_norm(name, layer):
 
 
 def _architecture(model):
-    """The class of transformers that opens a network's folder; of one that it lacks, the encoder's."""
+    """The class of transformers that opens a network's folder; of one that it lacks, the encoder's.
+
+    Where it lacks the encoder too, or where nothing else tells the network: our own class.
+    """
+    if isinstance(model.config, ConvolutionalRecurrentConfig):
+        return type(model).__name__
     if isinstance(model.head, JointHead) or (
         isinstance(model, SequenceClassifier) and isinstance(model.head, ClassificationHead)
     ):
         return "ElectraModel"
     return {
         Discriminator: "ElectraForPreTraining",
+        SequenceDiscriminator: "SequenceDiscriminator",
         Generator: "ElectraForMaskedLM",
         SequenceClassifier: "ElectraForSequenceClassification",
         TokenClassifier: "ElectraForTokenClassification",
         QuestionAnswerer: "ElectraForQuestionAnswering",
         MultipleChoiceClassifier: "ElectraForMultipleChoice",
     }[type(model)]
+
+
+# What transformers' classes assume and our networks do.
+_ASSUMPTIONS = {
+    "position_embedding_type": "absolute",
+    "summary_type": "first",
+    "summary_use_proj": True,
+    "summary_activation": "gelu",
+    "summary_last_dropout": 0.1,
+}
 
 
 def save_model(model, folder, more_config=None):
@@ -155,8 +194,8 @@ def save_tensors(tensors, config, architecture, folder, more_config=None):
 
     Args:
       tensors: as `model_tensors` gives them.
-      config: `EncoderConfig`.
-      architecture: the class of transformers that opens the folder.
+      config: `EncoderConfig` or `ConvolutionalRecurrentConfig`.
+      architecture: the class that opens the folder.
       folder, more_config: as of `save_model`.
     """
     import safetensors.numpy
@@ -167,14 +206,9 @@ def save_tensors(tensors, config, architecture, folder, more_config=None):
         arrays[name] = np.ascontiguousarray(array.T if transposed else array)
     values = {
         "architectures": [architecture],
-        "model_type": "electra",
+        "model_type": next(key for key, c in _CONFIG_CLASSES.items() if c is type(config)),
         **dataclasses.asdict(config),
-        # What transformers' classes assume and our networks do.
-        "position_embedding_type": "absolute",
-        "summary_type": "first",
-        "summary_use_proj": True,
-        "summary_activation": "gelu",
-        "summary_last_dropout": 0.1,
+        **(_ASSUMPTIONS if isinstance(config, EncoderConfig) else {}),
         **(more_config or {}),
     }
     # transformers asks for the metadata "format".
@@ -238,7 +272,7 @@ def read_encoder(folder):
     """Reads the encoder of a folder of ELECTRA or BERT, whatever head it has.
 
     Returns:
-      `(config, arrays, heads)`: `EncoderConfig`; dict of arrays by our tensors' names
+      `(config, arrays, heads)`: as of `read_config`; dict of arrays by our tensors' names
       (`encoder_tensors`); dict of the other ones, of heads and poolers.
 
     Raises:
@@ -257,7 +291,10 @@ def read_encoder(folder):
 
 
 def read_config(folder):
-    """Reads `config.json` as an `EncoderConfig`; BERT's embeddings are as wide as its blocks.
+    """Reads `config.json`; BERT's embeddings are as wide as its blocks.
+
+    Returns:
+      `EncoderConfig`, or what else a `model_type` of ours says.
 
     Raises:
       UserError: no such file, not JSON, neither ELECTRA nor BERT, or a key is missing or unsupported.
@@ -265,7 +302,7 @@ def read_config(folder):
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     values = read_json(path)
     for key, supported in (
-        ("model_type", ("electra", "bert")),
+        ("model_type", tuple(_CONFIG_CLASSES)),
         ("hidden_act", ("gelu",)),
         ("position_embedding_type", ("absolute",)),
     ):
@@ -274,17 +311,18 @@ def read_config(folder):
             raise UserError(f"{path}: {key} is {values[key]!r}; only {expected} is supported")
     if values.get("model_type") == "bert":
         values["embedding_size"] = values.get("hidden_size")
-    fields = dataclasses.fields(EncoderConfig)
+    config_class = _CONFIG_CLASSES[values.get("model_type", "electra")]
+    fields = dataclasses.fields(config_class)
     missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
     if missing:
         raise UserError(f"{path}: missing {', '.join(missing)}; is this an ELECTRA model's folder?")
     return validate(
-        EncoderConfig, {f.name: values[f.name] for f in fields if f.name in values}, path
+        config_class, {f.name: values[f.name] for f in fields if f.name in values}, path
     )
 
 
 def architectures(folder):
-    """The classes of transformers that a folder's `config.json` names, a list of str."""
+    """The classes, of transformers or ours, that a folder's `config.json` names, a list of str."""
     return list(read_json(tf.io.gfile.join(folder, CONFIG_FILE)).get("architectures") or ())
 
 

@@ -4,11 +4,14 @@ import keras
 import tensorflow as tf
 
 from electra_tf import randomness
+from electra_tf.configs import ConvolutionalRecurrentConfig
 from electra_tf.masking import gather_positions
+from electra_tf.modeling.convolutional_recurrent import ConvolutionalRecurrentEncoder
 from electra_tf.modeling.heads import (
     CLASSIFICATION_HEADS,
     ClassificationHead,
     DiscriminatorHead,
+    LogitHead,
     MaskedLMHead,
     MultipleChoiceHead,
 )
@@ -28,15 +31,16 @@ class ElectraModel(keras.Model):
         """Makes the layers and their variables.
 
         Args:
-          config: `configs.EncoderConfig`.
+          config: `configs.EncoderConfig`, or `configs.ConvolutionalRecurrentConfig` for another
+            encoder than the Transformer.
           embeddings: `Embeddings` to share, or None for new ones.
-          recompute_activations: see `layers.Encoder`.
-          encoder: `Encoder` to share, or None for a new one.
+          recompute_activations: see `layers.Encoder`; of no effect on another encoder.
+          encoder: encoder to share, or None for a new one.
         """
         super().__init__(**kwargs)
         self.config = config
         self.embeddings = embeddings or Embeddings(config, dtype=self.dtype_policy)
-        self.encoder = encoder or Encoder(config, recompute_activations, dtype=self.dtype_policy)
+        self.encoder = encoder or _create_encoder(config, recompute_activations, self.dtype_policy)
         self.seed_generator = keras.random.SeedGenerator()
         if embeddings is None:
             self.embeddings.build()
@@ -81,6 +85,12 @@ class ElectraModel(keras.Model):
         return self.encoder(embedded, input_mask, seed=encoder_seed)
 
 
+def _create_encoder(config, recompute_activations, dtype):
+    if isinstance(config, ConvolutionalRecurrentConfig):
+        return ConvolutionalRecurrentEncoder(config, dtype=dtype)
+    return Encoder(config, recompute_activations, dtype=dtype)
+
+
 def _outputs(logits, hidden_states, output_hidden_states):
     outputs = {"logits": logits, "sequence_output": tf.cast(hidden_states[-1], tf.float32)}
     if output_hidden_states:
@@ -100,7 +110,10 @@ class Discriminator(ElectraModel):
 
     def __init__(self, config, embeddings=None, **kwargs):
         super().__init__(config, embeddings, name="discriminator", **kwargs)
-        self.head = DiscriminatorHead(config, dtype=self.dtype_policy)
+        is_transformer = isinstance(self.encoder, Encoder)
+        self.head = (DiscriminatorHead if is_transformer else LogitHead)(
+            config, dtype=self.dtype_policy
+        )
         self.head.build()
         self.built = True
 
@@ -117,12 +130,38 @@ class Discriminator(ElectraModel):
         Returns:
           dict of float32 tensors: `logits` [B, T] (positive: replaced), `sequence_output`
           [B, T, hidden_size], `hidden_states` (tuple of [B, T, hidden_size]: the projected
-          embeddings, then each block's output).
+          embeddings, then each block's output; or what `ConvolutionalRecurrentEncoder` gives).
         """
         hidden_states = self.encode(inputs, training, dropout_seed)
         return _outputs(
             self.head(hidden_states[-1], training=training), hidden_states, output_hidden_states
         )
+
+
+class SequenceDiscriminator(ElectraModel):
+    """Tells of a text whether it was generated, by one logit.
+
+    ```python
+    config = ConvolutionalRecurrentConfig(..., pool_size=4)
+    discriminator = SequenceDiscriminator(config)
+    outputs = discriminator(tokenizer.pack([tokenizer.tokenize(["A text."])], 128))
+    probabilities = tf.sigmoid(outputs["logits"])      # [1]
+    ```
+
+    Of a network for texts it takes the one vector, else that of [CLS].
+    """
+
+    def __init__(self, config, embeddings=None, **kwargs):
+        super().__init__(config, embeddings, name="sequence_discriminator", **kwargs)
+        self.head = ClassificationHead(config, num_labels=1, dropout=0.0)
+        self.head.build()
+        self.built = True
+
+    def call(self, inputs, training=False, dropout_seed=None, output_hidden_states=False):
+        """Runs the network; as `Discriminator.call`, but `logits` is [B] (positive: generated)."""
+        hidden_states = self.encode(inputs, training, dropout_seed)
+        logits = self.head(hidden_states[-1][:, 0])[:, 0]
+        return _outputs(logits, hidden_states, output_hidden_states)
 
 
 class Generator(ElectraModel):

@@ -77,6 +77,22 @@ class DiscriminatorHead(keras.layers.Layer):
         return tf.reshape(self.dense_prediction(flat), shape_of(hidden)[:-1])
 
 
+class LogitHead(keras.layers.Layer):
+    """One logit a token, "was it replaced?", by one dense layer in float32."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(name="discriminator_head", autocast=False, **kwargs)
+        self.config = config
+        self.dense = keras.layers.Dense(1, name="dense", dtype="float32")
+
+    def build(self, input_shape=None):
+        self.dense.build((None, None, self.config.hidden_size))
+
+    def call(self, hidden, training=False):
+        """[B, T, hidden_size] -> float32 logits [B, T]."""
+        return self.dense(hidden)[..., 0]
+
+
 class ClassificationHead(keras.layers.Layer):
     """Dropout and one dense layer, in float32 (SEMANTICS 19).
 

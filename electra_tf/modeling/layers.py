@@ -272,6 +272,11 @@ class Encoder(keras.layers.Layer):
         for layer in (*self.attention, *self.feed_forward):
             layer.build()
 
+    @property
+    def blocks(self):
+        """Lists of layers, from the embeddings upwards."""
+        return [list(layers) for layers in zip(self.attention, self.feed_forward)]
+
     def call(self, embedded, input_mask, seed=None):
         """Encodes.
 

@@ -2,9 +2,20 @@
 
 import time
 
+from electra_tf.configs import ConvolutionalRecurrentConfig, EncoderConfig
+
 
 def encoder_flops(config, length):
-    """Multiplications and additions of an encoder's matrix products for one sequence, forward."""
+    """Multiplications and additions of an encoder's matrix products for one sequence, forward.
+
+    Args:
+      config: `EncoderConfig`, or `ConvolutionalRecurrentConfig` of the level of tokens.
+      length: tokens of the sequence.
+    """
+    if isinstance(config, ConvolutionalRecurrentConfig):
+        convolution = config.kernel_size * config.embedding_size * config.filters
+        lstm = 4 * config.units * (config.filters + config.units)
+        return 2 * length * (convolution + 2 * lstm)
     width, inner = config.hidden_size, config.intermediate_size
     projection = config.embedding_size * width if config.embedding_size != width else 0
     block = 4 * width**2 + 2 * width * inner + 2 * length * width
@@ -19,7 +30,9 @@ def forward_flops(config):
     length, predictions = config.max_seq_length, config.max_predictions_per_seq
     generator, discriminator = config.generator_config(), config.discriminator_config()
     masked_lm_head = generator.embedding_size * (generator.hidden_size + generator.vocab_size)
-    discriminator_head = discriminator.hidden_size * (discriminator.hidden_size + 1)
+    discriminator_head = discriminator.hidden_size
+    if isinstance(discriminator, EncoderConfig):
+        discriminator_head *= discriminator.hidden_size + 1
     return (
         encoder_flops(generator, length)
         + encoder_flops(discriminator, length)
@@ -39,9 +52,13 @@ def pretraining_flops(config):
 
 
 def recomputed_flops(config):
-    """What one training example takes more where both encoders' blocks run forward a second time."""
+    """What one training example takes more where Transformers' blocks run forward a second time."""
     encoders = config.generator_config(), config.discriminator_config()
-    return sum(encoder_flops(encoder, config.max_seq_length) for encoder in encoders)
+    return sum(
+        encoder_flops(encoder, config.max_seq_length)
+        for encoder in encoders
+        if isinstance(encoder, EncoderConfig)
+    )
 
 
 def pretraining_flops_google2020(config):

@@ -6,6 +6,7 @@ Bytes are counted tensor by tensor, by the layers' names: what `modeling.layers`
 
 from typing import NamedTuple
 
+from electra_tf.configs import ConvolutionalRecurrentConfig, EncoderConfig
 from electra_tf.training.flops import encoder_flops, forward_flops
 
 # Of a device's memory; the rest is for the update, the evaluation and the system.
@@ -20,7 +21,10 @@ def _dense(inputs, outputs):
 
 
 def encoder_parameters(encoder):
-    """Parameters of an `EncoderConfig`'s encoder: projection and blocks, without embeddings."""
+    """Parameters of an encoder, without embeddings; arguments as of `flops.encoder_flops`."""
+    if isinstance(encoder, ConvolutionalRecurrentConfig):
+        convolution = _dense(encoder.kernel_size * encoder.embedding_size, encoder.filters)
+        return convolution + 2 * _dense(encoder.filters + encoder.units, 4 * encoder.units)
     width, inner = encoder.hidden_size, encoder.intermediate_size
     block = 4 * _dense(width, width) + _dense(width, inner) + _dense(inner, width) + 4 * width
     project = encoder.embedding_size != width
@@ -44,9 +48,12 @@ def parameters(config):
     width, embedding = discriminator.hidden_size, discriminator.embedding_size
     rows = config.vocab_size + config.max_position_embeddings + discriminator.type_vocab_size
     masked_lm_head = _dense(generator.hidden_size, embedding) + 2 * embedding + config.vocab_size
+    head = _dense(width, 1)
+    if isinstance(discriminator, EncoderConfig):
+        head += _dense(width, width)
     return {
         "embeddings": (rows + 2) * embedding,
-        "discriminator": encoder_parameters(discriminator) + _dense(width, width) + width + 1,
+        "discriminator": encoder_parameters(discriminator) + head,
         "generator": encoder_parameters(generator) + masked_lm_head,
     }
 
@@ -74,7 +81,11 @@ def _weight_copies(config):
     if config.mixed_precision != "float32":
         return _BYTES[config.mixed_precision] * sum(parameters(config).values())
     encoders = config.discriminator_config(), config.generator_config()
-    return _FLOAT32 * sum(3 * e.num_hidden_layers * e.hidden_size**2 for e in encoders)
+    return _FLOAT32 * sum(
+        3 * encoder.num_hidden_layers * encoder.hidden_size**2
+        for encoder in encoders
+        if isinstance(encoder, EncoderConfig)
+    )
 
 
 def block_activations(encoder, length, size):
@@ -111,17 +122,45 @@ def encoder_activations(encoder, length, size, recompute=False):
 
     Args and returns: as `block_activations`.
     """
-    embedded = length * encoder.embedding_size
     hidden = length * encoder.hidden_size * size
     block = block_activations(encoder, length, size)
     if recompute:
         block = {"blocks' outputs": hidden}
     return {
+        **_embeddings_activations(encoder, length, size),
+        "embeddings_project": hidden if encoder.embedding_size != encoder.hidden_size else 0,
+        **{name: encoder.num_hidden_layers * count for name, count in block.items()},
+    }
+
+
+def _embeddings_activations(encoder, length, size):
+    embedded = length * encoder.embedding_size
+    return {
         # x - mean, the same times 1 / deviation, and LayerNorm's output.
         "embeddings LayerNorm": 3 * embedded * _FLOAT32,
         "embeddings": embedded * size,
-        "embeddings_project": hidden if encoder.embedding_size != encoder.hidden_size else 0,
-        **{name: encoder.num_hidden_layers * count for name, count in block.items()},
+    }
+
+
+def convolutional_recurrent_activations(encoder, length, size):
+    """What embeddings, convolution and LSTMs keep of one example.
+
+    Args:
+      encoder: `ConvolutionalRecurrentConfig` of the level of tokens.
+      length, size, and returns: as `block_activations`.
+    """
+    convolved = length * encoder.filters
+    states = length * encoder.units
+    return {
+        **_embeddings_activations(encoder, length, size),
+        "conv input": length * encoder.embedding_size * size,
+        "conv": convolved * size,
+        "conv after dropout": convolved * size,
+        # In each direction, of each time step: its input; output and cell before it; the gates
+        # input, forget, output and candidate; the cell's tanh.
+        "lstm": 2 * (convolved + 7 * states) * _FLOAT32,
+        "lstm output": 2 * states * _FLOAT32,
+        "lstm output after dropout": 2 * states * size,
     }
 
 
@@ -153,12 +192,18 @@ def discriminator_activations(config, recompute=False):
     encoder, length = config.discriminator_config(), config.max_seq_length
     size = _BYTES[config.mixed_precision]
     numbers = length * encoder.hidden_size
+    # Its last layer is float32 and keeps a copy of its input, unless that is float32 itself.
+    copy = numbers * _FLOAT32 if size != _FLOAT32 else 0
+    if isinstance(encoder, ConvolutionalRecurrentConfig):
+        kept = convolutional_recurrent_activations(encoder, length, size)
+        # In both directions the gradients of what the LSTM gives and takes.
+        transient = 2 * length * (encoder.units + encoder.filters) * _FLOAT32
+        return Activations({**kept, "discriminator_head dense": copy}, transient)
     kept = {
         **encoder_activations(encoder, length, size, recompute),
         "discriminator_head dense": numbers * size,
         "discriminator_head gelu": numbers * size,
-        # Its last layer is float32 and keeps a copy of its input, unless that is float32 itself.
-        "discriminator_head dense_prediction": numbers * _FLOAT32 if size != _FLOAT32 else 0,
+        "discriminator_head dense_prediction": copy,
     }
     return Activations(kept, _backward_of_block(encoder, length, size, recompute))
 

@@ -34,7 +34,7 @@ class Encoder(NamedTuple):
     """What is fine-tuned.
 
     Attributes:
-      config: `EncoderConfig`.
+      config: `EncoderConfig` or `ConvolutionalRecurrentConfig`.
       arrays: dict of its tensors, by the names of `huggingface.encoder_tensors`.
       tokenizer: `Tokenizer`.
       sha256: of the tensors.
@@ -284,11 +284,10 @@ class FinetunedNetworks:
 
 def _create_networks(setup):
     config, networks = setup.config, []
-    encoder_config = dataclasses.replace(
-        setup.encoder.config,
-        hidden_dropout_prob=config.hidden_dropout_prob,
-        attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-    )
+    dropout = {"hidden_dropout_prob": config.hidden_dropout_prob}
+    if config.attention_probs_dropout_prob is not None:  # An encoder without attention.
+        dropout["attention_probs_dropout_prob"] = config.attention_probs_dropout_prob
+    encoder_config = dataclasses.replace(setup.encoder.config, **dropout)
     for one in setup.tasks:
         shared = {}
         if networks:
