@@ -8,6 +8,7 @@ import importlib
 from electra_tf.version import __version__
 
 _PUBLIC = {
+    "ConvolutionalRecurrentConfig": "electra_tf.configs",
     "Discriminator": "electra_tf.modeling.electra",
     "ElectraPretrainer": "electra_tf.modeling.pretrainer",
     "EncoderConfig": "electra_tf.configs",
@@ -16,6 +17,7 @@ _PUBLIC = {
     "Predictor": "electra_tf.predictor",
     "PretrainingConfig": "electra_tf.configs",
     "SequenceClassifier": "electra_tf.modeling.electra",
+    "SequenceDiscriminator": "electra_tf.modeling.electra",
     "TokenClassifier": "electra_tf.modeling.electra",
     "Tokenizer": "electra_tf.tokenization",
     "UserError": "electra_tf.errors",

@@ -188,6 +188,7 @@ _TABLES = {
         ("piece", "start", "end", "replaced_probability"),
         lambda r: [dataclasses.astuple(piece) for piece in r.pieces],
     ),
+    "GeneratedText": (("generated_probability",), lambda r: [(r.generated_probability,)]),
 }
 
 

@@ -1,7 +1,11 @@
 """From a model folder to what a server runs."""
 
 from electra_tf.errors import UserError
-from electra_tf.export.pretrained import DiscriminatorServables, GeneratorServables
+from electra_tf.export.pretrained import (
+    DiscriminatorServables,
+    GeneratorServables,
+    SequenceDiscriminatorServables,
+)
 from electra_tf.export.question_answering import QuestionAnsweringServables
 from electra_tf.export.tagging import TaggingServables
 from electra_tf.export.text_tasks import (
@@ -10,7 +14,7 @@ from electra_tf.export.text_tasks import (
     RegressionServables,
 )
 from electra_tf.interop import huggingface
-from electra_tf.modeling.electra import Discriminator, Generator
+from electra_tf.modeling.electra import Discriminator, Generator, SequenceDiscriminator
 from electra_tf.tasks.model_folder import is_finetuned, load_finetuned
 from electra_tf.tokenization import Tokenizer
 
@@ -20,6 +24,11 @@ _BY_KIND = {
     "qa": QuestionAnsweringServables,
     "regression": RegressionServables,
     "tagging": TaggingServables,
+}
+# By what `config.json` calls a pre-trained network; others are discriminators.
+_PRETRAINED = {
+    "ElectraForMaskedLM": (Generator, GeneratorServables),
+    "SequenceDiscriminator": (SequenceDiscriminator, SequenceDiscriminatorServables),
 }
 
 
@@ -59,9 +68,9 @@ def load_servables(folder, max_seq_length=None, task=None, top_k=None):
 
 
 def _load_pretrained(folder):
-    is_generator = "ElectraForMaskedLM" in huggingface.architectures(folder)
-    network_class = Generator if is_generator else Discriminator
+    network_class, servables = Discriminator, DiscriminatorServables
+    for name in huggingface.architectures(folder):
+        network_class, servables = _PRETRAINED.get(name, (network_class, servables))
     network = network_class.from_pretrained(folder)
-    servables = GeneratorServables if is_generator else DiscriminatorServables
     tokenizer = Tokenizer.from_pretrained(folder)
     return servables(network, tokenizer, network.config.max_position_embeddings)

@@ -38,6 +38,13 @@ class DiscriminatorServables(Servables):
         }
 
 
+class SequenceDiscriminatorServables(Servables):
+    """Which texts were generated."""
+
+    def outputs(self, batch):
+        return {"generated_probability": tf.sigmoid(self.network(batch)["logits"])}
+
+
 class GeneratorServables(Servables):
     """The most probable pieces for each [MASK].
 

@@ -418,6 +418,7 @@ def from_run(run, preset, allow_missing=None):
     if os.path.exists(preset):
         raise UserError(f"{preset}: is there already; choose another --output")
     folder = huggingface.find_encoder(run)
+    runs.check_transformer(huggingface.read_config(folder), folder)
     model, heads = _read_encoder(folder, allow_missing)
     config, tensors = model.config, encoder_tensors(model)
     if config.layer_norm_eps != 1e-12:

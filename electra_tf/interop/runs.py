@@ -10,6 +10,7 @@ from electra_tf import files
 from electra_tf.configs import (
     ARCHITECTURE_KEYS,
     PRETRAINING_PRESETS,
+    ConvolutionalRecurrentConfig,
     PretrainingConfig,
     read_yaml,
     validate,
@@ -69,10 +70,15 @@ def sizes_of(configs):
     """
     discriminator, *generators = configs
     keys = {field.name for field in dataclasses.fields(PretrainingConfig)}
-    sizes = {key: getattr(discriminator, key) for key in ARCHITECTURE_KEYS if key in keys}
+    known = [key for key in ARCHITECTURE_KEYS if key in keys and hasattr(discriminator, key)]
+    sizes = {key: getattr(discriminator, key) for key in known}
+    if isinstance(discriminator, ConvolutionalRecurrentConfig):
+        sizes |= {"discriminator": "convolutional_recurrent", "hidden_size": discriminator.filters}
     for generator in generators:
-        sizes["generator_hidden_size"] = generator.hidden_size / discriminator.hidden_size
-        sizes["generator_layers"] = generator.num_hidden_layers / discriminator.num_hidden_layers
+        sizes["generator_hidden_size"] = generator.hidden_size / sizes["hidden_size"]
+        # A convolution and an LSTM are no number of blocks.
+        num_blocks = sizes.setdefault("num_hidden_layers", generator.num_hidden_layers)
+        sizes["generator_layers"] = generator.num_hidden_layers / num_blocks
     return sizes
 
 
@@ -118,6 +124,20 @@ def write_origin(folder, configs, tokenizer, init_from):
     files.write_json(tf.io.gfile.join(folder, DATA_FILE), data)
 
 
+def check_transformer(config, where):
+    """Refuses a network that no other program has.
+
+    Args:
+      config: its `EncoderConfig` or `ConvolutionalRecurrentConfig`.
+      where: begins the error.
+    """
+    if isinstance(config, ConvolutionalRecurrentConfig):
+        raise UserError(
+            f"{where}: the discriminator is convolutional-recurrent, which no other program has; a "
+            "Transformer can be converted"
+        )
+
+
 def read_networks(run, allow_missing=None):
     """Reads the networks of a run folder.
 
@@ -129,9 +149,10 @@ def read_networks(run, allow_missing=None):
       list of `Discriminator` and perhaps `Generator`, each with embeddings of its own.
 
     Raises:
-      UserError: as `huggingface.load_model`, or there is no generator.
+      UserError: as `huggingface.load_model`, there is no generator, or other programs lack a network.
     """
     path = tf.io.gfile.join(run, "discriminator")
+    check_transformer(huggingface.read_config(path), path)
     discriminator = huggingface.load_model(Discriminator, path, allow_missing=allow_missing)
     path = tf.io.gfile.join(run, "generator")
     if not tf.io.gfile.isdir(path):
@@ -160,11 +181,13 @@ def read_pretrainer(run):
       `ElectraPretrainer` with its optimizer.
 
     Raises:
-      UserError: it is no such run, has no checkpoint, or none that can be read.
+      UserError: it is no such run, has no checkpoint, or none that can be read, or other programs lack
+        a network.
     """
     path, checkpoints = (tf.io.gfile.join(run, name) for name in (CONFIG_FILE, CHECKPOINTS))
     if not saved_checkpoints(checkpoints):
         raise UserError(f"{checkpoints}: no checkpoint in it; leave --optimizer out")
     model = create_pretrainer(read_yaml(path, "--input"), path)
+    check_transformer(model.discriminator.config, path)
     restore(create_run_checkpoint(model)[0], checkpoints, model)
     return model

@@ -189,6 +189,17 @@ class ReplacedTokens:
         return cls(_items(Piece, row, ("pieces", "starts", "ends", "replaced_probabilities")))
 
 
+@dataclasses.dataclass(frozen=True)
+class GeneratedText:
+    """Attributes: `generated_probability`, that a text was generated."""
+
+    generated_probability: float
+
+    @classmethod
+    def from_row(cls, row, inputs):
+        return cls(row["generated_probability"])
+
+
 # Outputs by which a kind of model is known.
 _OUTPUTS = {
     Classification: {"label", "labels", "scores"},
@@ -198,6 +209,7 @@ _OUTPUTS = {
     Answers: {"answer", "answers", "scores", "starts", "ends"},
     FilledMasks: {"tokens", "scores"},
     ReplacedTokens: {"pieces", "starts", "ends", "replaced_probabilities"},
+    GeneratedText: {"generated_probability"},
 }
 
 
