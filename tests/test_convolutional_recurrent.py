@@ -12,6 +12,7 @@ import tensorflow as tf
 from test_commands import arguments, assert_same_run
 from test_distribution import STILL, stop_after, train
 from test_export import serve, texts_of
+from test_finetuning import OVERRIDES as FINETUNING
 from test_finetuning import data_dir, read_json, run  # noqa: F401
 from test_pretrainer import CONFIG, batch_of, make
 from test_pretrainer import train as losses_of
@@ -29,10 +30,12 @@ from electra_tf import (
     load_pretraining_config,
 )
 from electra_tf.commands import convert, export, plan, pretrain, verify_export
+from electra_tf.export.loading import load_servables
+from electra_tf.export.saved_model import write_ids
 from electra_tf.interop import huggingface
 from electra_tf.modeling.electra import SequenceClassifier
 from electra_tf.optimization import layerwise_multipliers
-from electra_tf.training import flops, footprint
+from electra_tf.training import flops, footprint, warm_start
 
 TOKENS = ConvolutionalRecurrentConfig(
     vocab_size=len(VOCAB),
@@ -298,10 +301,36 @@ def test_dropout_depends_on_the_step_alone():
     assert 0.3 < np.mean(dropped[plain != 0] == 0) < 0.7
 
 
-def test_it_learns_and_xla_gives_the_same_losses():
-    plain = losses_of(make(PRETRAINING), 6)
-    assert plain[-1] < plain[0]
-    np.testing.assert_allclose(losses_of(make(PRETRAINING, jit_compile=True), 6), plain, rtol=1e-4)
+@pytest.mark.parametrize(
+    "network_class, config", [(Discriminator, TOKENS), (SequenceDiscriminator, TEXTS)]
+)
+def test_xla_gives_the_same_gradients(network_class, config):
+    network, inputs = make_network(network_class, config), inputs_of()
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            logits = network(inputs, training=True, dropout_seed=tf.constant([1, 2]))["logits"]
+            loss = tf.reduce_sum(tf.square(logits))
+        variables = [variable.value for variable in network.trainable_variables]
+        return [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+
+    plain, compiled = (tf.function(gradients, jit_compile=jit)() for jit in (False, True))
+    for a, b in zip(plain, compiled, strict=True):
+        assert np.linalg.norm(a) > 0
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a)
+
+
+def test_it_learns():
+    losses = losses_of(make(PRETRAINING), 6)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixed_precision", ["float32", "bfloat16", "float16"])
+def test_the_run_of_each_precision_compiled(mixed_precision):
+    config = dataclasses.replace(PRETRAINING, mixed_precision=mixed_precision)
+    expected, found = losses_of(make(PRETRAINING), 6), losses_of(make(config, jit_compile=True), 6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4 if mixed_precision == "float32" else 0.02)
 
 
 def test_half_precision():
@@ -310,17 +339,23 @@ def test_half_precision():
     assert model.discriminator.encoder.conv.compute_dtype == "bfloat16"
     for lstm in model.discriminator.encoder.lstms:
         assert lstm.compute_dtype == lstm.cell.compute_dtype == "float32"
-    found, expected = (m(batch).discriminator_logits.numpy() for m in (model, reference))
+    found, expected = (m(batch).discriminator_logits for m in (model, reference))
+    assert found.dtype == tf.float32
     assert 0 < np.abs(found - expected).max() < 0.02
-    np.testing.assert_allclose(losses_of(model, 5), losses_of(reference, 5), rtol=0.02)
 
 
-@pytest.mark.parametrize("options", [{"num_parts": 2}, {"sub_batch_rows": 2}, {"replicas": 2}])
-def test_parts_are_the_whole(options, two_devices, whole):
-    config = dataclasses.replace(STILL, **OVERRIDES)
-    config = dataclasses.replace(config, gradient_accumulation_steps=options.pop("num_parts", 1))
-    strategy = two_devices if options.pop("replicas", 1) == 2 else None
-    losses, weights = train(config, strategy, **options)
+@pytest.mark.parametrize(
+    "num_parts, num_replicas, sub_batch_rows",
+    [
+        (2, 2, None),
+        pytest.param(2, 1, None, marks=pytest.mark.slow),
+        pytest.param(1, 1, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_parts_are_the_whole(num_parts, num_replicas, sub_batch_rows, two_devices, whole):
+    config = dataclasses.replace(STILL, **OVERRIDES, gradient_accumulation_steps=num_parts)
+    strategy = two_devices if num_replicas == 2 else None
+    losses, weights = train(config, strategy, sub_batch_rows=sub_batch_rows)
     np.testing.assert_allclose(losses, whole[0], rtol=1e-5)
     for path, weight in weights.items():
         if "key/bias" not in path:
@@ -336,27 +371,38 @@ def whole():
 RUN = [f"--override={key}={value}" for key, value in OVERRIDES.items()]
 
 
+def command(data, folder):
+    """A run without evaluation, whose graph takes a while."""
+    flags = arguments(data, folder, *RUN, "--override=num_train_steps=6")
+    return [flag for flag in flags if not flag.startswith("--eval_data")]
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """The folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert pretrain.main(arguments(data, folder, *RUN)) == 0
+    assert pretrain.main(command(data, folder)) == 0
     return folder
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(data, finished, tmp_path):
-    command = arguments(data, tmp_path, *RUN)
     with stop_after(4):
-        assert pretrain.main(command) == 130
-    assert pretrain.main(command) == 0
+        assert pretrain.main(command(data, tmp_path)) == 130
+    assert pretrain.main(command(data, tmp_path)) == 0
     assert_same_run(tmp_path, finished)
 
 
 def test_a_run_begins_with_anothers_weights(data, finished, tmp_path, capsys):
-    init = f"--init_from={finished}"
-    steps = "--override=num_train_steps=2"
-    assert pretrain.main(arguments(data, tmp_path / "next", *RUN, steps, init)) == 0
-    assert pretrain.main(arguments(data, tmp_path / "other", steps, init)) == 2
+    config = load_pretraining_config(str(finished / "config.yaml"))
+    model, tokenizer = ElectraPretrainer(config), Tokenizer.from_vocab(str(data / "vocab.txt"))
+    warm_start.check_networks(config, tokenizer, str(finished))
+    warm_start.import_networks(model, str(finished))
+    there = safetensors.numpy.load_file(finished / "discriminator" / "model.safetensors")
+    here = tensors_by_name(model.discriminator)
+    assert sorted(here) == sorted(there)
+    name = "electra.encoder.backward_lstm.recurrent_kernel"
+    assert (here[name] == there[name]).all()
+    assert pretrain.main(arguments(data, tmp_path / "other", f"--init_from={finished}")) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "discriminator is of another architecture" in line
     assert "kernel_size is 3 there and None here" in line
@@ -430,6 +476,8 @@ def test_plan_names_the_sizes(capsys):
 
 # Fine-tuning.
 
+LONGER = (*FINETUNING, "num_train_epochs=12")
+
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
@@ -444,7 +492,7 @@ def encoder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def classified(data_dir, encoder, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("runs") / "classified"
-    assert run(data_dir, encoder, folder) == 0
+    assert run(data_dir, encoder, folder, overrides=LONGER) == 0
     return folder
 
 
@@ -458,7 +506,7 @@ def test_classification(classified, data_dir):  # noqa: F811
 
 
 def test_tagging(data_dir, encoder, tmp_path):  # noqa: F811
-    assert run(data_dir, encoder, tmp_path, task="tags.yaml") == 0
+    assert run(data_dir, encoder, tmp_path, task="tags.yaml", overrides=LONGER) == 0
     assert read_json(tmp_path / "results.json")["metrics"]["f1"] > 0.9
 
 
@@ -476,7 +524,7 @@ def test_an_encoder_of_texts_classifies_and_does_not_tag(data_dir, tmp_path, cap
     config = dataclasses.replace(TEXTS, filters=16, units=16)
     make_network(SequenceDiscriminator, config).save_pretrained(str(tmp_path / "texts"))
     Tokenizer(VOCAB).save_pretrained(str(tmp_path / "texts"))
-    assert run(data_dir, tmp_path / "texts", tmp_path / "run") == 0
+    assert run(data_dir, tmp_path / "texts", tmp_path / "run", overrides=LONGER) == 0
     assert read_json(tmp_path / "run" / "results.json")["metrics"]["accuracy"] > 0.8
     capsys.readouterr()
     assert run(data_dir, tmp_path / "texts", tmp_path / "tags", task="tags.yaml") == 2
@@ -511,28 +559,32 @@ def test_rates_by_layer(fidelity, extra):
 # Export.
 
 
-def test_export(classified, encoder, tmp_path, capsys):
-    texts = make_network(SequenceDiscriminator, TEXTS)
-    texts.save_pretrained(str(tmp_path / "texts"))
+def test_served_networks_of_ids(encoder, tmp_path, capsys):
+    network = make_network(SequenceDiscriminator, TEXTS)
+    network.save_pretrained(str(tmp_path / "texts"))
     Tokenizer(VOCAB).save_pretrained(str(tmp_path / "texts"))
-    sources = {"tokens": encoder, "texts": tmp_path / "texts", "classes": classified / "model"}
-    for name, folder in sources.items():
-        flags = [f"--model_dir={folder}", f"--output_dir={tmp_path}/served", f"--name={name}"]
-        assert export.main(["", *flags]) == 0
-    inputs, served = inputs_of(), tmp_path / "served"
-    found = serve(served / "tokens/1", **inputs)
+    for folder, name in ((encoder, "tokens"), (str(tmp_path / "texts"), "generated")):
+        write_ids(load_servables(folder), str(tmp_path / name), name)
+    inputs = inputs_of()
+    found = serve(tmp_path / "generated", **inputs)
+    expected = tf.sigmoid(network(inputs)["logits"])
+    np.testing.assert_allclose(found["generated_probability"], expected, atol=1e-5)
+    found = serve(tmp_path / "tokens", **inputs)
     outputs = Discriminator.from_pretrained(encoder)(inputs)
     expected = tf.sigmoid(outputs["logits"]) * inputs["input_mask"]
     np.testing.assert_allclose(found["replaced_probabilities"], expected, atol=1e-5)
-    np.testing.assert_allclose(found["sequence_output"], outputs["sequence_output"], atol=1e-5)
-    found = serve(served / "texts/1", **inputs)
-    expected = tf.sigmoid(texts(inputs)["logits"])
-    np.testing.assert_allclose(found["generated_probability"], expected, atol=1e-5)
+    assert verify_export.main(["", str(tmp_path / "tokens")]) == 0
+    printed = capsys.readouterr().out
+    if "not installed" not in printed:
+        assert float(printed.split("OpenVINO: largest difference ")[1]) <= 1e-5
+
+
+def test_a_served_task(classified, tmp_path):
+    flags = [f"--model_dir={classified}/model", f"--output_dir={tmp_path}", "--name=mine"]
+    assert export.main(["", *flags]) == 0
     strings = ["cat good tree", "", "bad dog " * 30]
-    found = serve(served / "classes_text/1", text=texts_of(*strings))
+    found = serve(tmp_path / "mine_text/1", text=texts_of(*strings))
     expected = Predictor.from_pretrained(str(classified / "model"))(strings)
     assert [label.decode() for label in found["label"]] == [row["label"] for row in expected]
     scores = [list(row["scores"].values()) for row in expected]
     np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
-    capsys.readouterr()
-    assert verify_export.main(["", str(served / "tokens/1")]) == 0
