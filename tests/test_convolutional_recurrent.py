@@ -408,12 +408,14 @@ def test_a_run_begins_with_anothers_weights(data, finished, tmp_path, capsys):
     assert "kernel_size is 3 there and None here" in line
 
 
-@pytest.mark.parametrize("optimizer", [[], ["--optimizer"]])
-def test_no_conversion(finished, tmp_path, capsys, optimizer):
-    flags = ["--to=google", f"--input={finished}", f"--output={tmp_path}/ckpt", *optimizer]
-    assert convert.main(["", *flags]) == 2
+@pytest.mark.parametrize(
+    "to", [["--to=google"], ["--to=google", "--optimizer"], ["--to=keras_hub"]]
+)
+def test_no_conversion(finished, tmp_path, capsys, to):
+    assert convert.main(["", *to, f"--input={finished}", f"--output={tmp_path}/there"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "the discriminator is convolutional-recurrent, which no other program has" in line
+    assert "the encoder is convolutional-recurrent, which no other program has" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_keys_of_another_discriminator():
