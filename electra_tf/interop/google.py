@@ -78,7 +78,7 @@ def network_tensors(networks, shares_embeddings):
 
 def pretrainer_tensors(model):
     """Weights, Adam's moments and the step of a compiled `ElectraPretrainer`, as `network_tensors`."""
-    tensors = network_tensors(model.networks, shares_embeddings=True)
+    tensors = network_tensors(model.networks, not model.config.untied_generator_embeddings)
     names = {id(tensor.variable): name for name, tensor in tensors.items()}
     tensors[_STEP] = Tensor(model.optimizer.iterations, ["step"])
     for (_, moments), variable in zip(model.optimizer.slots(), model.trainable_variables):
@@ -304,10 +304,9 @@ def _leave_out_optimizer(source):
 
 def _create_pretrainer(source, configs, shares_embeddings, allow_missing):
     """The `ElectraPretrainer` that continues a checkpoint, if there is one."""
-    if len(configs) == 1 or not shares_embeddings:
+    if len(configs) == 1:
         raise UserError(
-            f"{source.path}: pre-training here has a generator that shares the discriminator's "
-            "embeddings, and this one does not; leave --optimizer out"
+            f"{source.path}: pre-training here has a generator, too; leave --optimizer out"
         )
     has_moments = any(name.endswith(_MOMENTS) for name in source.shapes)
     if not has_moments and not allows(allow_missing, f"/{_MOMENTS[0]}"):
@@ -315,7 +314,7 @@ def _create_pretrainer(source, configs, shares_embeddings, allow_missing):
             f"{source.path}: no moments of Adam (.../adam_m, .../adam_v) in it; leave --optimizer "
             "out, or let them begin at 0 by --allow_missing='.*/adam_[mv]'"
         )
-    model = runs.create_pretrainer(runs.sizes_of(configs), source.path)
+    model = runs.create_pretrainer(runs.sizes_of(configs, shares_embeddings), source.path)
     for config, network in zip(configs, model.networks):
         differences = architecture_differences(config, network.config)
         if differences:
@@ -353,7 +352,8 @@ def from_run(run, path, with_optimizer=False, allow_missing=None):
             raise UserError(f"{path}{suffix}: is there already; choose another --output")
     if with_optimizer:
         model = runs.read_pretrainer(run)
-        networks, shares_embeddings = model.networks, True
+        networks = model.networks
+        shares_embeddings = not model.config.untied_generator_embeddings
         tensors = pretrainer_tensors(model)
     else:
         networks = runs.read_networks(run, allow_missing)

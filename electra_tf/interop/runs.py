@@ -62,11 +62,11 @@ def create_pretrainer(sizes, where):
     return model
 
 
-def sizes_of(configs):
-    """The keys of a `PretrainingConfig` that the networks' sizes tell, a dict.
+def sizes_of(configs, shares_embeddings=True):
+    """The keys of a `PretrainingConfig` that the networks tell, a dict.
 
     Args:
-      configs: as of `create_networks`.
+      configs, shares_embeddings: as of `create_networks`.
     """
     discriminator, *generators = configs
     keys = {field.name for field in dataclasses.fields(PretrainingConfig)}
@@ -79,6 +79,8 @@ def sizes_of(configs):
         # A convolution and an LSTM are no number of blocks.
         num_blocks = sizes.setdefault("num_hidden_layers", generator.num_hidden_layers)
         sizes["generator_layers"] = generator.num_hidden_layers / num_blocks
+        if not shares_embeddings:
+            sizes["untied_generator_embeddings"] = True
     return sizes
 
 
@@ -103,7 +105,11 @@ def write(folder, networks, model=None, tokenizer=None, init_from=None):
             tokenizer.save_pretrained(path)
     is_generator_alone = networks[0].name == "generator"
     configs = [] if is_generator_alone else [network.config for network in networks]
-    write_origin(folder, configs, tokenizer, init_from)
+    if model:
+        shares_embeddings = not model.config.untied_generator_embeddings
+    else:
+        shares_embeddings = share_embeddings(networks)
+    write_origin(folder, configs, tokenizer, init_from, shares_embeddings)
     if model:
         checkpoint, _ = create_run_checkpoint(model)
         checkpoints = tf.io.gfile.join(folder, CHECKPOINTS)
@@ -111,15 +117,17 @@ def write(folder, networks, model=None, tokenizer=None, init_from=None):
         save_checkpoint(manager, int(model.optimizer.iterations.numpy()))
 
 
-def write_origin(folder, configs, tokenizer, init_from):
+def write_origin(folder, configs, tokenizer, init_from, shares_embeddings=True):
     """Writes `config.yaml` and `data.json` of a run folder, as `write` does.
 
     Args:
       folder: where to.
       configs: as of `create_networks`; empty where a discriminator's sizes are not known.
       tokenizer, init_from: as of `write`.
+      shares_embeddings: as of `create_networks`.
     """
-    config, data = sizes_of(configs) if configs else {}, {"init_from": init_from}
+    config = sizes_of(configs, shares_embeddings) if configs else {}
+    data = {"init_from": init_from}
     if tokenizer:
         config["do_lower_case"] = tokenizer.lowercase
         data["vocab_sha256"] = vocab_sha256(tokenizer.vocab)
@@ -227,18 +235,23 @@ def read_pretrainer(run):
 
     Raises:
       UserError: it is no such run, has no checkpoint, or none that can be read, other programs lack
-        a network, or its generator is not a masked one.
+        a network, or trains otherwise.
     """
     path, checkpoints = (tf.io.gfile.join(run, name) for name in (CONFIG_FILE, CHECKPOINTS))
     if not saved_checkpoints(checkpoints):
         raise UserError(f"{checkpoints}: no checkpoint in it; leave --optimizer out")
-    sizes = read_yaml(path, "--input")
-    if sizes.get("generator", "masked") != "masked":
+    model = create_pretrainer(read_yaml(path, "--input"), path)
+    for key, needed in (("generator", "masked"), ("tied", False)):
+        if getattr(model.config, key) != needed:
+            raise UserError(
+                f"{path}: {key} is {getattr(model.config, key)}; training can be converted with "
+                f"{needed} alone; leave --optimizer out"
+            )
+    if model.adversary is not None:
         raise UserError(
-            f"{path}: the generator is {sizes['generator']!r}; only a masked one's training can be "
-            "converted; leave --optimizer out"
+            f"{path}: no other program has the baseline of an adversarial schedule; leave --optimizer "
+            "out"
         )
-    model = create_pretrainer(sizes, path)
     check_transformer(model.discriminator.config, path)
     restore(create_run_checkpoint(model)[0], checkpoints, model)
     return model
