@@ -219,7 +219,7 @@ def test_the_whole_step_compiles(kind):
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     losses = []
     for jit_compile in (False, True):
-        model = model_of(kind, gradient_accumulation_steps=2, **still)
+        model = model_of(kind, **still)
         step = tf.function(model.gradient_step, jit_compile=jit_compile)
         losses.append([float(model.losses_of(step(batch_of(i)))[0]) for i in range(3)])
     np.testing.assert_allclose(*losses, rtol=1e-4)
