@@ -81,6 +81,7 @@ setup(
             "electra-pretrain=electra_tf.commands.pretrain:main",
             "electra-finetune=electra_tf.commands.finetune:main",
             "electra-export=electra_tf.commands.export:main",
+            "electra-extend-vocab=electra_tf.commands.extend_vocab:main",
             "electra-convert=electra_tf.commands.convert:main",
             "electra-generate=electra_tf.commands.generate:main",
             "electra-verify-export=electra_tf.commands.verify_export:main",

@@ -26,14 +26,14 @@ def define_flags(values):
 def load(run, fidelity):
     """`(ElectraPretrainer, Tokenizer)` of a finished run, with another fidelity."""
     from electra_tf import ElectraPretrainer, Tokenizer
-    from electra_tf.training.pretraining import import_models
+    from electra_tf.training.warm_start import import_networks
 
     config = load_pretraining_config(os.path.join(run, "config.yaml"))
     tokenizer = Tokenizer.from_pretrained(os.path.join(run, "discriminator"))
     model = ElectraPretrainer(
         dataclasses.replace(config, fidelity=fidelity), tokenizer.mask_id, tokenizer.special_ids
     )
-    import_models(model, run)
+    import_networks(model, run)
     return model, tokenizer
 
 

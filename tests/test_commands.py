@@ -236,7 +236,7 @@ def test_a_run_goes_on_as_if_it_had_never_been_converted(data, finished, tmp_pat
     [
         ("--override=num_attention_heads=1", "num_attention_heads is 2 there and 1 here"),
         ("--override=hidden_size=32", "hidden_size is 16 there and 32 here"),
-        ("--init_from=/nowhere", "/nowhere/discriminator/config.json: cannot read it"),
+        ("--init_from=/nowhere", "/nowhere/config.json: cannot read it"),
     ],
 )
 def test_weights_of_another_architecture(data, finished, tmp_path, capsys, flag, message):

@@ -506,7 +506,7 @@ def test_vocabulary(tiny, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ([], "--from: give either this flag or --to (google)"),
+        ([], "--from: give either this flag or --to (google, keras_hub)"),
         (["--from=google", "--to=google"], "--from: give either this flag or --to"),
         (["--from=torch"], "google"),
         (["--to=google", "--num_attention_heads=2"], "--num_attention_heads: goes with --from"),
@@ -535,7 +535,7 @@ def test_commands_of_the_documentation():
     commands = [
         line for line in text.splitlines() if line.startswith("python -m electra_tf.convert")
     ]
-    assert len(commands) == 6
+    assert len(commands) == 9
     for command in commands:
         values = FlagValues()
         convert.define_flags(values)

@@ -350,7 +350,7 @@ def test_a_bert_folder(encoder, tmp_path):
     del values["embedding_size"]
     (tmp_path / "bert" / "config.json").write_text(json.dumps({**values, "model_type": "bert"}))
     read, tensors, heads = huggingface.read_encoder(str(tmp_path / "bert"))
-    assert read == config and heads == ["electra.pooler.dense.weight"]
+    assert read == config and list(heads) == ["electra.pooler.dense.weight"]
     network = SequenceClassifier(read)
     huggingface.assign_tensors(huggingface.encoder_tensors(network), tensors, "bert")
     ids = tf.constant([[2, 5, 6, 3]])

@@ -353,6 +353,8 @@ def test_a_run_begins_with_another_ones_weights(data, finished, tmp_path, capsys
     )
     assert run(data, tmp_path / "other", "masked", *options) == 2
     assert "model_type is 'gpt2'" in last_line(capsys)
+    assert run(data, tmp_path / "other", "masked", "--continue_schedule", *options) == 2
+    assert "it is 'causal' there and 'masked' here" in last_line(capsys)
 
 
 def test_a_causal_run_on_two_devices(data, tmp_path):

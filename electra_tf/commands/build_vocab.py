@@ -6,6 +6,7 @@
 The special tokens [PAD] [UNK] [CLS] [SEP] [MASK] come first, [PAD] with id 0.
 """
 
+import contextlib
 import sys
 
 from absl import flags
@@ -36,16 +37,24 @@ def define_flags(values):
     define_reading_flags(values)
 
 
-def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
-    """Trains a vocabulary with a progress bar and writes it."""
-    from electra_tf import corpus, files, vocabulary
-    from electra_tf.tokenization import vocab_text
+@contextlib.contextmanager
+def reading_with_bar(description, inputs, num_times, reading):
+    """Text that is read several times, with a progress bar.
 
-    reading = reading or {}
-    paths = corpus.find_files(inputs)
-    reports = []
-    # The text is read twice: for its letters, then for its words.
-    with commands.bytes_bar("vocabulary", 2 * total_bytes(paths, **reading)) as bar:
+    Args:
+      description: of the bar.
+      inputs: path, folder or glob.
+      num_times: how often.
+      reading: dict of options of `corpus.read_documents`.
+
+    Yields:
+      `(read, reports)`: function that returns an iterable of `corpus.Document`; list of the
+      `corpus.ReadReport`s so far.
+    """
+    from electra_tf import corpus
+
+    paths, reports = corpus.find_files(inputs), []
+    with commands.bytes_bar(description, num_times * total_bytes(paths, **reading)) as bar:
 
         def read():
             reports.append(corpus.ReadReport())
@@ -55,6 +64,16 @@ def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
             if not reports[-1].num_documents:
                 raise UserError(f"{inputs}: no text in {len(paths)} source(s); give more text")
 
+        yield read, reports
+
+
+def build(inputs, vocab_size, output, lowercase, strip_accents, reading=None):
+    """Trains a vocabulary with a progress bar and writes it."""
+    from electra_tf import files, vocabulary
+    from electra_tf.tokenization import vocab_text
+
+    # The text is read twice: for its letters, then for its words.
+    with reading_with_bar("vocabulary", inputs, 2, reading or {}) as (read, reports):
         pieces = vocabulary.train_vocab(read, vocab_size, lowercase, strip_accents)
     files.write(output, vocab_text(pieces))
     print_reading(reports[-1])

@@ -5,8 +5,14 @@
 
   python -m electra_tf.convert --to=google --input=runs/small --output=electra/model.ckpt-0
 
-google: TF1 checkpoints of google-research/electra, without '.index'. Every tensor of both sides is used,
-or named in an error. docs/migrate.md says what is inferred, and how to go on.
+  python -m electra_tf.convert --from=keras_hub --input=electra_small_discriminator_uncased_en \\
+      --output=runs/small
+
+google: TF1 checkpoints of google-research/electra, without '.index'.
+keras_hub: presets of an ElectraBackbone, folders or handles; the encoder and its tokenizer alone.
+
+Every tensor of both sides is used, or named in an error. docs/migrate.md says what is inferred, and
+how to go on.
 """
 
 import re
@@ -17,10 +23,12 @@ from absl import flags
 from electra_tf import commands
 from electra_tf.errors import UserError
 
-FORMATS = ("google",)
+FORMATS = ("google", "keras_hub")
 
 # Flags of --from alone.
 _OF_FROM = ("num_attention_heads", "vocab_file", "lower_case")
+# Flags of networks without a configuration of their own, and of training.
+_OF_GOOGLE = ("num_attention_heads", "optimizer")
 
 
 def define_flags(values):
@@ -76,6 +84,9 @@ def check(values):
     for name in _OF_FROM:
         if values.to and values[name].present:
             raise UserError(f"--{name}: goes with --from; leave it out")
+    for name in _OF_GOOGLE:
+        if "google" not in (values["from"].value, values.to) and values[name].present:
+            raise UserError(f"--{name}: goes with google's checkpoints; leave it out")
     if values.to and values.optimizer and values.allow_missing:
         raise UserError("--allow_missing: a run's checkpoint has every tensor; leave it out")
     if values.lower_case is not None and not values.vocab_file:
@@ -119,25 +130,24 @@ def _run(values):
     commands.import_tensorflow()
     import keras
 
-    from electra_tf.interop import google
+    from electra_tf.interop import google, keras_hub
     from electra_tf.tokenization import Tokenizer
 
-    readers, writers = {"google": google.to_run}, {"google": google.from_run}
+    converters = {"google": google, "keras_hub": keras_hub}
+    converter = converters[values.to or values["from"].value]
+    options = {"allow_missing": values.allow_missing}
+    if converter is google:
+        options["with_optimizer"] = values.optimizer
+        if not values.to:
+            options["num_attention_heads"] = values.num_attention_heads
     keras.utils.set_random_seed(42)  # For what --allow_missing lets begin anew.
     if values.to:
-        rows, notes = writers[values.to](source, output, values.optimizer, values.allow_missing)
+        rows, notes = converter.from_run(source, output, **options)
     else:
-        tokenizer = None
         if values.vocab_file:
-            tokenizer = Tokenizer.from_vocab(values.vocab_file, values.lower_case is not False)
-        rows, notes = readers[values["from"].value](
-            source,
-            output,
-            values.num_attention_heads,
-            values.optimizer,
-            tokenizer,
-            values.allow_missing,
-        )
+            casing = values.lower_case is not False
+            options["tokenizer"] = Tokenizer.from_vocab(values.vocab_file, casing)
+        rows, notes = converter.to_run(source, output, **options)
     show(rows, f"{source} -> {output}", ours_first=values.to is not None)
     for note in notes:
         print(note)

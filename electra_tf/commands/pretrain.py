@@ -37,8 +37,15 @@ def define_flags(values):
     flags.DEFINE_string(
         "init_from",
         None,
-        "Folder with discriminator/ and generator/, such as another run's, whose weights this run "
-        "begins with; its schedule is its own.",
+        "Folder whose weights this run begins with: another run's, or one of an encoder, ELECTRA's or "
+        "BERT's. The schedule is this run's own.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "continue_schedule",
+        False,
+        "Take over the step and Adam's moments of --init_from's newest checkpoint, too: the learning "
+        "rate goes on from there to this run's num_train_steps.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -165,6 +172,8 @@ def _run(values):
     config = load_pretraining_config(values.config, overrides)
     if bool(values.corpus) == bool(values.train_data):
         raise UserError("--train_data: give either this flag or --corpus")
+    if values.continue_schedule and not values.init_from:
+        raise UserError("--continue_schedule: goes with --init_from=RUN; give both")
     commands.import_tensorflow()
     from electra_tf.training.strategies import create_strategy, is_chief
 
@@ -205,6 +214,7 @@ def _run(values):
         eval_data=eval_data,
         output_dir=values.output_dir,
         init_from=values.init_from,
+        continue_schedule=values.continue_schedule,
         strategy=strategy,
         jit_compile=values.xla,
         skip_corrupt=values.skip_corrupt,

@@ -36,7 +36,7 @@ INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Tensors of older folders that repeat others or hold no parameter.
-_REDUNDANT = frozenset({"electra.embeddings.position_ids", "generator_lm_head.weight"})
+REDUNDANT = frozenset({"electra.embeddings.position_ids", "generator_lm_head.weight"})
 
 # What stands on top of an encoder, in folders of ELECTRA and of BERT.
 _HEADS = (
@@ -75,15 +75,20 @@ def model_tensors(model):
     Returns:
       dict from name to `(keras.Variable, transposed)`.
     """
-    tensors = encoder_tensors(model)
+    return encoder_tensors(model) | head_tensors(model)
+
+
+def head_tensors(model):
+    """The tensors of a model's head, as `model_tensors` gives them."""
+    head, tensors = model.head, {}
     if isinstance(model, Generator):
-        tensors |= _layer_norm("generator_predictions.LayerNorm", model.head.LayerNorm)
-        tensors |= _dense("generator_predictions.dense", model.head.dense)
-        tensors["generator_lm_head.bias"] = (model.head.bias, False)
+        tensors |= _layer_norm("generator_predictions.LayerNorm", head.LayerNorm)
+        tensors |= _dense("generator_predictions.dense", head.dense)
+        tensors["generator_lm_head.bias"] = (head.bias, False)
         return tensors
-    for name, attribute in _HEAD_LAYERS[type(model.head)].items():
-        if hasattr(model.head, attribute):
-            tensors |= _dense(name, getattr(model.head, attribute))
+    for name, attribute in _HEAD_LAYERS[type(head)].items():
+        if hasattr(head, attribute):
+            tensors |= _dense(name, getattr(head, attribute))
     return tensors
 
 
@@ -234,22 +239,20 @@ def read_encoder(folder):
 
     Returns:
       `(config, arrays, heads)`: `EncoderConfig`; dict of arrays by our tensors' names
-      (`encoder_tensors`); names of the tensors that were left out, of heads and poolers.
+      (`encoder_tensors`); dict of the other ones, of heads and poolers.
 
     Raises:
       UserError: as `read_config` and `read_tensors`.
     """
-    config, arrays, heads = read_config(folder), {}, []
+    config, arrays, heads = read_config(folder), {}, {}
     for name, array in read_tensors(folder).items():
         short = name.removeprefix("electra.").removeprefix("bert.")
         is_encoder = short.startswith(("embeddings.", "embeddings_project.", "encoder."))
         if is_encoder or short.startswith("pooler."):
             name = f"electra.{short}"
         # In a folder with the heads of several tasks their names go before.
-        if name.startswith(_HEADS) or name.partition(".")[2].startswith(_HEADS):
-            heads.append(name)
-        else:
-            arrays[name] = array
+        is_head = name.startswith(_HEADS) or name.partition(".")[2].startswith(_HEADS)
+        (heads if is_head else arrays)[name] = array
     return config, arrays, heads
 
 
@@ -363,24 +366,27 @@ def assign_tensors(tensors, arrays, where, allow_missing=None):
     for name, (variable, transposed) in tensors.items():
         shape = tuple(variable.shape)
         expected[name] = shape[::-1] if transposed else shape
-    found = {name: array.shape for name, array in arrays.items() if name not in _REDUNDANT}
+    found = {name: array.shape for name, array in arrays.items() if name not in REDUNDANT}
     for name in match(expected, found, where, allow_missing):
         variable, transposed = tensors[name]
         variable.assign(arrays[name].T if transposed else arrays[name])
 
 
 def read_json(path):
-    """Reads a file of a JSON object.
+    """Reads a file that holds a JSON object, a dict.
 
     Raises:
-      UserError: no such file, or it is none.
+      UserError: it cannot be read, or holds anything else.
     """
+    content = read_bytes(path)
     try:
-        values = json.loads(read_bytes(path))
+        values = json.loads(content)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except (RecursionError, ValueError):
+        raise UserError(f"{path}: nested too deeply, or with too long a number") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: no JSON object; is this a model's folder?")
     return values

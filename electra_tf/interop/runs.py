@@ -89,23 +89,33 @@ def write(folder, networks, model=None, tokenizer=None, init_from=None):
       init_from: where networks alone come from. `pretrain` refuses the folder as its own then, in
         which it would begin with random weights.
     """
-    config = sizes_of([network.config for network in networks])
-    data = {"init_from": init_from}
     for network in networks:
         path = tf.io.gfile.join(folder, network.name)
         network.save_pretrained(path)
         if tokenizer:
             tokenizer.save_pretrained(path)
-    if tokenizer:
-        config["do_lower_case"] = tokenizer.lowercase
-        data["vocab_sha256"] = vocab_sha256(tokenizer.vocab)
-    files.write(tf.io.gfile.join(folder, CONFIG_FILE), yaml.safe_dump(config, sort_keys=False))
-    files.write_json(tf.io.gfile.join(folder, DATA_FILE), data)
+    write_origin(folder, [network.config for network in networks], tokenizer, init_from)
     if model:
         checkpoint, _ = create_run_checkpoint(model)
         checkpoints = tf.io.gfile.join(folder, CHECKPOINTS)
         manager = create_checkpoint_manager(checkpoint, checkpoints, max_to_keep=1)
         save_checkpoint(manager, int(model.optimizer.iterations.numpy()))
+
+
+def write_origin(folder, configs, tokenizer, init_from):
+    """Writes `config.yaml` and `data.json` of a run folder, as `write` does.
+
+    Args:
+      folder: where to.
+      configs: as of `create_networks`.
+      tokenizer, init_from: as of `write`.
+    """
+    config, data = sizes_of(configs), {"init_from": init_from}
+    if tokenizer:
+        config["do_lower_case"] = tokenizer.lowercase
+        data["vocab_sha256"] = vocab_sha256(tokenizer.vocab)
+    files.write(tf.io.gfile.join(folder, CONFIG_FILE), yaml.safe_dump(config, sort_keys=False))
+    files.write_json(tf.io.gfile.join(folder, DATA_FILE), data)
 
 
 def read_networks(run, allow_missing=None):

@@ -8,14 +8,12 @@ import tensorflow as tf
 from absl import logging
 
 from electra_tf import records
-from electra_tf.configs import RUN_KEYS, architecture_differences
+from electra_tf.configs import RUN_KEYS
 from electra_tf.errors import RunStopped, UserError
-from electra_tf.interop import gpt2, huggingface
-from electra_tf.modeling.causal import CausalGenerator, backbone_options
 from electra_tf.modeling.pretrainer import ElectraPretrainer
 from electra_tf.optimization import create_optimizer
-from electra_tf.tokenization import read_vocab, vocab_sha256
-from electra_tf.training import flops
+from electra_tf.tokenization import vocab_sha256
+from electra_tf.training import flops, warm_start
 from electra_tf.training.checkpoints import (
     create_checkpoint_manager,
     create_run_checkpoint,
@@ -49,6 +47,7 @@ def pretrain(
     output_dir,
     eval_data=None,
     init_from=None,
+    continue_schedule=False,
     strategy=None,
     jit_compile=None,
     skip_corrupt=False,
@@ -69,8 +68,10 @@ def pretrain(
       tokenizer: `Tokenizer` of the records.
       train_data, eval_data: folder or glob of shards; without `eval_data` nothing is evaluated.
       output_dir: run folder.
-      init_from: folder with `discriminator/`, and `generator/` where that is trained, whose weights
-        a new run begins with; None for random ones.
+      init_from: folder whose weights a new run begins with, see `warm_start.import_networks`; None
+        for random ones. It is evaluated before its first step then.
+      continue_schedule: whether the new run takes over the step and Adam's moments of `init_from`'s
+        newest checkpoint, too.
       strategy: `tf.distribute.Strategy`, None for one device. In a run of several workers each one
         calls this with the same arguments, and the chief alone writes the folder.
       jit_compile: whether XLA compiles the gradients; None for `strategies.compiles`.
@@ -102,9 +103,12 @@ def pretrain(
         "vocab_sha256": vocab_sha256(tokenizer.vocab),
         "num_train_examples": batches.num_examples,
         "init_from": init_from,
+        "continue_schedule": continue_schedule,
     }
-    if init_from:
-        check_models(config, tokenizer, init_from)
+    if continue_schedule:
+        warm_start.check_run(config, tokenizer, init_from)
+    elif init_from:
+        warm_start.check_networks(config, tokenizer, init_from)
     run = RunFolder(output_dir, config, data, RUN_KEYS, is_writer=is_chief(strategy))
 
     keras.utils.set_random_seed(config.seed)
@@ -116,16 +120,33 @@ def pretrain(
         checkpoint, run.join(CHECKPOINTS), config.keep_checkpoint_max
     )
     first_step = restore(checkpoint, manager.directory, model)
-    if first_step:
+    is_new = first_step == 0
+    # An earlier start may have got as far as the evaluation before the first step.
+    run.cut_metrics(-1 if is_new else first_step)
+    if not is_new:
         logging.info("resumed at step %d", first_step)
-    if init_from and first_step == 0:
-        import_models(model, init_from)
-    run.cut_metrics(first_step)
+    elif continue_schedule:
+        first_step = warm_start.restore_run(checkpoint, model, init_from)
+    elif init_from:
+        for note in warm_start.import_networks(model, init_from):
+            logging.info("--init_from: %s", note)
     if on_start:
         on_start(first_step)
     if first_step < config.num_train_steps:
         config = model.config = _with_micro_batches(config, num_parts, model, strategy)
-        _train(config, tokenizer, strategy, model, batches, eval_batches, run, manager, on_progress)
+        evaluates_first = is_new and init_from is not None
+        _train(
+            config,
+            tokenizer,
+            strategy,
+            model,
+            batches,
+            eval_batches,
+            run,
+            manager,
+            on_progress,
+            evaluates_first,
+        )
     return model
 
 
@@ -182,8 +203,13 @@ class _Training:
     def _step(self):
         return int(self._model.optimizer.iterations.value.numpy())
 
-    def run(self, trainer, evaluator):
-        """Trains to the last step, or until asked to stop; raises what `pretrain` does."""
+    def run(self, trainer, evaluator, evaluates_first):
+        """Trains to the last step, or until asked to stop; raises what `pretrain` does.
+
+        Args:
+          trainer, evaluator: orbit's; None for no evaluation.
+          evaluates_first: whether to evaluate before the first step, too.
+        """
         config, run = self._config, self._run
         controller = orbit.Controller(
             strategy=self._strategy,
@@ -198,6 +224,9 @@ class _Training:
         )
         try:
             with self._stop.listening():
+                if evaluator and evaluates_first:
+                    self._phase = "evaluation"
+                    controller.evaluate()
                 while self._step < config.num_train_steps and not self._stop.is_agreed:
                     self._phase = "training"
                     controller.train(next_stop(config, self._step))
@@ -286,7 +315,18 @@ class _Training:
         )
 
 
-def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manager, on_progress):
+def _train(
+    config,
+    tokenizer,
+    strategy,
+    model,
+    batches,
+    eval_batches,
+    run,
+    manager,
+    on_progress,
+    evaluates_first,
+):
     """Makes what a run consists of, and runs it."""
     peak_flops = config.peak_tflops * 1e12 or flops.measure_peak_flops(config.mixed_precision)
     logging.info("%s", flops.describe_cost(config, peak_flops))
@@ -316,7 +356,7 @@ def _train(config, tokenizer, strategy, model, batches, eval_batches, run, manag
             )
     training = _Training(config, tokenizer, strategy, model, run, manager, health, on_progress)
     try:
-        training.run(trainer, evaluator)
+        training.run(trainer, evaluator, evaluates_first)
     except tf.errors.OpError:
         for cause in (batches.error, eval_batches and eval_batches.error):
             if cause:
@@ -340,61 +380,6 @@ def next_stop(config, step):
         intervals.append(exports)
     stops += [(step // interval + 1) * interval for interval in intervals if interval]
     return min(last, *stops)
-
-
-def check_models(config, tokenizer, folder):
-    """Compares the models of a folder with the run that is to begin with their weights.
-
-    Args:
-      config: `configs.PretrainingConfig`.
-      tokenizer: `Tokenizer` of the run.
-      folder: with `discriminator/`, and `generator/` where the run trains one.
-
-    Raises:
-      UserError: a model is missing, or it is of another architecture or vocabulary.
-    """
-    for name in ("discriminator", "generator") if config.generator_loss else ("discriminator",):
-        differences = _differences(folder, name, config)
-        if differences:
-            raise UserError(
-                f"--init_from={folder}: the {name} is of another architecture: "
-                f"{'; '.join(differences)}; give the same --config and overrides as it was made with"
-            )
-        vocab_file = tf.io.gfile.join(folder, name, "vocab.txt")
-        if read_vocab(vocab_file) != tokenizer.vocab:
-            raise UserError(
-                f"--init_from={folder}: the {name} has another vocabulary; build the records with "
-                f"--vocab_file={vocab_file}"
-            )
-
-
-def _differences(folder, name, config):
-    """What keeps the weights of a folder's network from a run's: list of str."""
-    path = tf.io.gfile.join(folder, name)
-    if name == "discriminator":
-        return architecture_differences(
-            huggingface.read_config(path), config.discriminator_config()
-        )
-    here = config.generator_config()
-    if config.generator == "masked":
-        return architecture_differences(huggingface.read_config(path), here)
-    there, here = gpt2.read_config(path).backbone_options(), backbone_options(here)
-    return [
-        f"{key} is {there[key]} there and {here[key]} here"
-        for key in here
-        if key != "dropout" and there[key] != here[key]
-    ]
-
-
-def import_models(model, folder):
-    """Reads the weights that `export_models` wrote; the optimizer's moments begin at 0."""
-    for network in reversed(model.networks):
-        path = tf.io.gfile.join(folder, network.name)
-        if isinstance(network, CausalGenerator):
-            gpt2.read_weights(network.backbone, path)
-            continue
-        arrays = huggingface.read_tensors(path)
-        huggingface.assign_tensors(huggingface.model_tensors(network), arrays, path)
 
 
 def export_models(model, tokenizer, folder):

@@ -14,6 +14,15 @@ CONFIG_FILE, DATA_FILE, METRICS_FILE = "config.yaml", "data.json", "metrics.json
 CHECKPOINTS = "checkpoints"
 
 
+def read_data(folder):
+    """What identifies the data of a run in a folder, a dict; empty without."""
+    path = tf.io.gfile.join(folder, DATA_FILE)
+    if not tf.io.gfile.exists(path):
+        return {}
+    with tf.io.gfile.GFile(path) as f:
+        return json.load(f)
+
+
 class RunFolder:
     """`config.yaml`, `data.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, models."""
 
@@ -35,7 +44,7 @@ class RunFolder:
         before = self._read_config()
         if before is not None:
             self._refuse_others(before, values, run_keys, CONFIG_FILE)
-            self._refuse_others(self._read_data(), data, (), DATA_FILE)
+            self._refuse_others(read_data(path), data, (), DATA_FILE)
         if is_writer:
             self._remove_leftovers()
             files.write_json(self.join(DATA_FILE), data)
@@ -60,13 +69,6 @@ class RunFolder:
         if not isinstance(values, dict):
             raise UserError(f"{path}: no run's configuration; choose another --output_dir")
         return values
-
-    def _read_data(self):
-        path = self.join(DATA_FILE)
-        if not tf.io.gfile.exists(path):
-            return {}
-        with tf.io.gfile.GFile(path) as f:
-            return json.load(f)
 
     def _refuse_others(self, before, now, free, file):
         differences = [
