@@ -219,7 +219,7 @@ def test_the_whole_step_compiles(kind):
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     losses = []
     for jit_compile in (False, True):
-        model = model_of(kind, gradient_accumulation_steps=2, **still)
+        model = model_of(kind, **still)
         step = tf.function(model.gradient_step, jit_compile=jit_compile)
         losses.append([float(model.losses_of(step(batch_of(i)))[0]) for i in range(3)])
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -353,6 +353,8 @@ def test_a_run_begins_with_another_ones_weights(data, finished, tmp_path, capsys
     )
     assert run(data, tmp_path / "other", "masked", *options) == 2
     assert "model_type is 'gpt2'" in last_line(capsys)
+    assert run(data, tmp_path / "other", "masked", "--continue_schedule", *options) == 2
+    assert "it is 'causal' there and 'masked' here" in last_line(capsys)
 
 
 def test_a_causal_run_on_two_devices(data, tmp_path):

@@ -88,6 +88,9 @@ def check_run(config, tokenizer, folder):
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     values = read_yaml(path, "--continue_schedule")
     there = validate(PretrainingConfig, values, path)
+    if there.generator != config.generator:
+        kinds = f"it is {there.generator!r} there and {config.generator!r} here"
+        _refuse_differences(folder, "generator", [kinds])
     for name in ("discriminator_config", "generator_config"):
         network = name.removesuffix("_config")
         differences = architecture_differences(getattr(there, name)(), getattr(config, name)())
