@@ -70,7 +70,7 @@ class TextGenerator:
     """A causal language model with its vocabulary.
 
     ```python
-    generator = TextGenerator.from_pretrained("runs/causal/generator")
+    generator = TextGenerator.from_pretrained("runs/causal")
     generator("Hello, my name is", max_length=50)    # [str]
     generator("Hello, my name is", 50, num_return_sequences=3, sampler=create_sampler(top_k=40))
     ```
@@ -88,11 +88,16 @@ class TextGenerator:
 
     @classmethod
     def from_pretrained(cls, folder):
-        """Reads `generator/` of a causal run, a GPT-2 folder of transformers', or a preset of KerasHub's.
+        """Reads a GPT-2 folder of transformers', a preset of KerasHub's, or the generator of a causal run.
+
+        Args:
+          folder: of the model, or of the run.
 
         Raises:
           UserError: a file is missing or malformed, or it is another kind of model.
         """
+        below = tf.io.gfile.join(folder, "generator")
+        folder = below if tf.io.gfile.isdir(below) else folder
         backbone = gpt2.load_backbone(folder)
         vocabulary = _read_vocabulary(folder)
         if vocabulary.size > backbone.vocabulary_size:

@@ -183,7 +183,7 @@ def run(capsys, folder, *flags):
     return code, captured.out if code == 0 else captured.err.strip().splitlines()[-1]
 
 
-def test_the_command(folder, generator, capsys):
+def test_the_command(folder, generator, tmp_path, capsys):
     code, out = run(capsys, folder, "--prompt=good cat", "--max_length=12")
     assert (code, out) == (0, generator("good cat", 12)[0] + "\n")
     draw = ("--prompt=red", "--max_length=10", "--top_k=5", "--num_return_sequences=3")
@@ -192,6 +192,8 @@ def test_the_command(folder, generator, capsys):
     texts = first.rstrip("\n").split("\n\n")
     assert len(texts) == 3 and len(set(texts)) > 1 and all(t.startswith("red") for t in texts)
     assert run(capsys, folder, "--prompt=", "--max_length=5")[0] == 0
+    shutil.copytree(folder, tmp_path / "run" / "generator")
+    assert run(capsys, tmp_path / "run", *draw, "--seed=1") == (0, first)
 
 
 TEN = ["--prompt=red", "--max_length=10"]

@@ -1,10 +1,10 @@
 """Continues a text with a causal language model.
 
-  python -m electra_tf.generate --model=runs/causal/generator --prompt="Hello, my name is" \\
-      --max_length=50 --top_k=40 --num_return_sequences=3 --seed=1
+  python -m electra_tf.generate --model=runs/causal --prompt="Hello, my name is" --max_length=50 \\
+      --top_k=40 --num_return_sequences=3 --seed=1
 
-The model is the generator of a pre-training run with generator=causal, a GPT-2 folder of transformers', or
-a preset of KerasHub's. The likeliest token is taken at each position, unless --temperature, --top_k or
+The model is a pre-training run with generator=causal, a GPT-2 folder of transformers', or a preset of
+KerasHub's. The likeliest token is taken at each position, unless --temperature, --top_k or
 --top_p asks for a draw, or --beam_size for a search. docs/generators.md says more.
 """
 
@@ -16,7 +16,7 @@ from electra_tf import commands
 
 
 def define_flags(values):
-    flags.DEFINE_string("model", None, "Folder of the model.", flag_values=values)
+    flags.DEFINE_string("model", None, "Folder of the model, or of the run.", flag_values=values)
     flags.DEFINE_string("prompt", None, "Text to continue; may be empty.", flag_values=values)
     flags.mark_flags_as_required(["model", "prompt"], flag_values=values)
     flags.DEFINE_integer(
