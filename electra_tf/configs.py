@@ -101,13 +101,19 @@ ARCHITECTURE_KEYS = (
 )
 
 
-def architecture_differences(there, here):
-    """What keeps the weights of one encoder's configuration from another's network: list of str."""
-    keys = [key for key in ARCHITECTURE_KEYS if hasattr(there, key) or hasattr(here, key)]
-    values = [(key, *(getattr(config, key, None) for config in (there, here))) for key in keys]
-    return [
-        f"{key} is {theirs} there and {ours} here" for key, theirs, ours in values if theirs != ours
-    ]
+def architecture_differences(one, other, one_place="there", other_place="here"):
+    """What keeps the weights of one encoder's configuration from another's network: list of str.
+
+    Args:
+      one, other: `EncoderConfig` or `ConvolutionalRecurrentConfig`.
+      one_place, other_place: where they are, in words.
+    """
+    keys = [key for key in ARCHITECTURE_KEYS if hasattr(one, key) or hasattr(other, key)]
+    values = [(key, *(getattr(config, key, None) for config in (one, other))) for key in keys]
+    return [f"{key} is {a} {one_place} and {b} {other_place}" for key, a, b in values if a != b]
+
+
+KERNEL_SIZE = 5  # Of a convolution, unless the configuration says another.
 
 
 KERNEL_SIZE = 5  # Of a convolution, unless the configuration says another.
@@ -152,6 +158,16 @@ class PretrainingConfig:
     hidden_dropout_prob: Probability = 0.1
     attention_probs_dropout_prob: Probability = 0.1
 
+    generator: Literal["masked", "causal", "uniform", "unigram"] = "masked"
+    # How the generator begins, and what it shares with the discriminator.
+    init: Literal["default", "same"] = "default"
+    tied: bool = False
+    untied_generator_embeddings: bool = False
+    # Which network is trained when.
+    schedule: Literal["joint", "alternating", "two_stage", "adversarial"] = "joint"
+    alternating_steps: PositiveInt = 1
+    generator_steps: CountOrZero = 0
+
     gen_weight: Annotated[float, Ge(0)] = 1.0
     disc_weight: Annotated[float, Ge(0)] = 50.0
     temperature: Annotated[float, Gt(0)] = 1.0
@@ -194,6 +210,11 @@ class PretrainingConfig:
                 f"num_warmup_steps={self.num_warmup_steps} exceeds num_train_steps="
                 f"{self.num_train_steps}; lower the one or raise the other"
             )
+        if self.generator in ("uniform", "unigram") and self.temperature != 1.0:
+            raise UserError(
+                f"temperature={self.temperature:g}: the generator '{self.generator}' has no logits to "
+                "divide; leave the key out"
+            )
         if self.discriminator == "transformer":
             for key in ("kernel_size", "units"):
                 if getattr(self, key) is not None:
@@ -208,11 +229,100 @@ class PretrainingConfig:
             raise UserError(
                 f"generator_hidden_size={self.generator_hidden_size}: {error}"
             ) from None
+        self._check_schedule()
+        self._check_sharing()
+
+    def _check_schedule(self):
+        """Refuses a schedule that the generator cannot follow, and keys of another one."""
+        if self.schedule != "joint" and self.generator_loss is None:
+            raise UserError(
+                f"schedule={self.schedule}: the generator '{self.generator}' is not trained; leave the "
+                "key out"
+            )
+        if self.schedule == "two_stage" and not 0 < self.generator_steps < self.num_train_steps:
+            raise UserError(
+                f"generator_steps={self.generator_steps}: two_stage needs how many of the "
+                f"{self.num_train_steps:,} steps train the generator; choose half of them, say"
+            )
+        for key, schedule, is_set in (
+            ("generator_steps", "two_stage", self.generator_steps > 0),
+            ("alternating_steps", "alternating", self.alternating_steps > 1),
+        ):
+            if is_set and self.schedule != schedule:
+                raise UserError(
+                    f"{key}={getattr(self, key)}: goes with schedule={schedule}; leave it out"
+                )
+        if self.schedule == "adversarial":
+            for key, needed in (
+                ("generator", "masked"),
+                ("temperature", 1.0),
+                ("disallow_correct", False),
+            ):
+                if getattr(self, key) != needed:
+                    raise UserError(
+                        f"{key}={getattr(self, key)}: schedule=adversarial needs {needed}: what is "
+                        "rewarded is a masked language model's own samples"
+                    )
+
+    def _check_sharing(self):
+        """Refuses to share or to copy weights of networks that are not alike."""
+        alike = {
+            "tied=true": self.tied,
+            "init=same": self.init == "same",
+            "schedule=two_stage": self.schedule == "two_stage",
+        }
+        chosen = [name for name, is_chosen in alike.items() if is_chosen]
+        if self.generator != "masked":
+            chosen += ["untied_generator_embeddings=true"] * self.untied_generator_embeddings
+            if chosen:
+                raise UserError(
+                    f"{chosen[0]}: needs generator=masked, which shares its architecture with the "
+                    "discriminator"
+                )
+        if chosen and self.discriminator != "transformer":
+            raise UserError(
+                f"{chosen[0]}: needs discriminator=transformer, whose architecture the generator has"
+            )
+        if chosen:
+            differences = architecture_differences(
+                self.generator_config(),
+                self.discriminator_config(),
+                "in the generator",
+                "in the discriminator",
+            )
+            if differences:
+                raise UserError(
+                    f"{chosen[0]}: generator and discriminator must be alike, but "
+                    f"{'; '.join(differences)}; choose generator_hidden_size=1.0, generator_layers="
+                    "1.0, heads of 64 and an intermediate_size of four times hidden_size"
+                )
+        if self.tied:
+            for name, is_chosen in (
+                *alike.items(),
+                ("untied_generator_embeddings=true", self.untied_generator_embeddings),
+            ):
+                if is_chosen and name != "tied=true":
+                    raise UserError(f"tied=true: contradicts {name}; leave one of them out")
 
     @property
     def max_predictions_per_seq(self):
         """Most positions hidden in one example (`configure_pretraining.py`)."""
         return max(1, int((self.mask_prob + 0.005) * self.max_seq_length))
+
+    @property
+    def generator_loss(self):
+        """What trains the generator: the names of the sums whose quotient its loss is.
+
+        Returns:
+          `(loss, number)`, such as `("masked_lm_loss", "masked")`, the former also the loss's own
+          name; None for a generator that is not trained.
+        """
+        if self.schedule == "adversarial":
+            return "adversarial_loss", "masked"
+        return {
+            "masked": ("masked_lm_loss", "masked"),
+            "causal": ("causal_lm_loss", "causal_lm_tokens"),
+        }.get(self.generator)
 
     @property
     def metrics_steps(self):
@@ -231,10 +341,14 @@ class PretrainingConfig:
         )
 
     def generator_config(self):
-        """The generator's `EncoderConfig`: a narrower discriminator with heads of 64 (SEMANTICS 18a)."""
+        """The generator's `EncoderConfig`: a narrower discriminator with heads of 64 (SEMANTICS 18a).
+
+        A causal one's embeddings are its own, as wide as its blocks.
+        """
         hidden_size = max(1, round(self.hidden_size * self.generator_hidden_size))
         return self._encoder_config(
             EncoderConfig,
+            embedding_size=hidden_size if self.generator == "causal" else self.embedding_size,
             hidden_size=hidden_size,
             num_hidden_layers=max(1, round(self.num_hidden_layers * self.generator_layers)),
             num_attention_heads=max(1, hidden_size // 64),

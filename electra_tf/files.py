@@ -106,6 +106,41 @@ def make_folder(path):
         tf.io.gfile.makedirs(path)
 
 
+def read(path):
+    """The bytes of a file.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as f:
+            return f.read()
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot read it: {error.message}") from None
+
+
+def read_json_object(path):
+    """The dict that a JSON file holds.
+
+    Raises:
+      UserError: it cannot be read, or it holds something else; names the line.
+    """
+    content = read(path)
+    try:
+        values = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}); mend or remove the file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except (RecursionError, ValueError):
+        raise UserError(f"{path}: nested too deeply, or with too long a number") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: no JSON object; is this a model's folder?")
+    return values
+
+
 def write(path, content):
     """Writes str or bytes to `path` at once, making its folder.
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from electra_tf.modeling import islands
 
-NO_WEIGHT_DECAY = ("LayerNorm", "bias")
+NO_WEIGHT_DECAY = ("LayerNorm", "layer_norm", "bias")  # The second is KerasHub's.
 
 
 class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):

@@ -7,7 +7,7 @@ data builder, the training code and a served model share one tokenizer.
 
 import functools
 import hashlib
-import json
+import re
 
 import tensorflow as tf
 import tensorflow_text as tf_text
@@ -18,6 +18,8 @@ from electra_tf.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SUFFIX = "##"
+VOCAB_FILE, TOKENIZER_FILE = "vocab.txt", "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 MAX_CHARS_PER_WORD = 200  # A longer word is [UNK] (the original's WordpieceTokenizer).
 _MAX_BYTES_PER_CHAR = 4
@@ -37,12 +39,7 @@ def read_vocab(vocab_file):
       UserError: the file is missing, is not UTF-8, repeats a piece or lacks a special token.
     """
     pieces = read_pieces(vocab_file)
-    missing = [token for token in SPECIAL_TOKENS if token not in pieces]
-    if missing:
-        raise UserError(
-            f"{vocab_file}: the vocabulary has no {', '.join(missing)}; add the missing token(s), "
-            "or build a vocabulary with data/build_vocab.py"
-        )
+    _check_special_tokens(pieces, vocab_file)
     if len(set(pieces)) < len(pieces):
         first_line = {}
         for line, piece in enumerate(pieces, 1):
@@ -52,6 +49,15 @@ def read_vocab(vocab_file):
                     "remove one of the two"
                 )
     return pieces
+
+
+def _check_special_tokens(pieces, where):
+    missing = [token for token in SPECIAL_TOKENS if token not in pieces]
+    if missing:
+        raise UserError(
+            f"{where}: the vocabulary has no {', '.join(missing)}; add the missing token(s), "
+            "or build a vocabulary with data/build_vocab.py"
+        )
 
 
 def read_pieces(vocab_file):
@@ -67,6 +73,57 @@ def read_pieces(vocab_file):
             "one piece a line"
         ) from error
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+# What a `tokenizer.json` must say for its ids to be ours.
+_SUPPORTED = {
+    "model": {"type": "WordPiece", "unk_token": UNK, "continuing_subword_prefix": SUFFIX},
+    "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True},
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+}
+
+
+def _read_tokenizer_file(path):
+    """`(vocab, lowercase, strip_accents)` of a `tokenizer.json`.
+
+    Raises:
+      UserError: it cannot be read, or describes another tokenizer.
+    """
+    values = files.read_json_object(path)
+    for part, supported in _SUPPORTED.items():
+        found = values.get(part)
+        for key, value in supported.items():
+            there = found.get(key) if isinstance(found, dict) else None
+            if there != value:
+                raise UserError(f"{path}: {part}.{key} is {there!r}; only {value!r} is supported")
+    id_of = values["model"].get("vocab")
+    if not isinstance(id_of, dict) or not all(isinstance(i, int) for i in id_of.values()):
+        raise UserError(f"{path}: model.vocab is no object from piece to id")
+    vocab = sorted(id_of, key=id_of.get)
+    if [id_of[piece] for piece in vocab] != list(range(len(vocab))):
+        raise UserError(f"{path}: the ids of model.vocab are not 0 to {len(vocab) - 1}, each once")
+    _check_special_tokens(vocab, path)
+    if re.search("[\r\n\ud800-\udfff]", "".join(vocab)):
+        raise UserError(f"{path}: a piece of model.vocab has a line's end, or is no text")
+    for token in values.get("added_tokens") or ():
+        content = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(content, str) or content not in id_of:
+            raise UserError(
+                f"{path}: the added token {content!r} is no piece of model.vocab; tokens beside the "
+                "vocabulary are not supported"
+            )
+    return vocab, *_casing(values["normalizer"], "lowercase", path)
+
+
+def _casing(config, lowercase_key, where):
+    """`(lowercase, strip_accents)`, as a dict of `where` has them."""
+    lowercase, strip_accents = config.get(lowercase_key, True), config.get("strip_accents")
+    if not isinstance(lowercase, bool) or not isinstance(strip_accents, bool | None):
+        raise UserError(
+            f"{where}: {lowercase_key} is {lowercase!r}, strip_accents {strip_accents!r}; give true "
+            "or false"
+        )
+    return lowercase, strip_accents
 
 
 def vocab_text(pieces):
@@ -138,35 +195,44 @@ class Tokenizer(tf.Module):
     def from_pretrained(cls, folder):
         """Reads `vocab.txt` and, where it exists, `tokenizer_config.json` of a model folder.
 
+        Where there is no `vocab.txt`, as transformers 5 writes folders, `tokenizer.json` says all.
+
         Raises:
-          UserError: a file is missing or malformed.
+          UserError: a file is missing or malformed, or describes another kind of tokenizer.
         """
-        config_file = tf.io.gfile.join(folder, "tokenizer_config.json")
+        vocab_file, tokenizer_file, config_file = (
+            tf.io.gfile.join(folder, name)
+            for name in (VOCAB_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+        )
+        if not tf.io.gfile.exists(vocab_file) and tf.io.gfile.exists(tokenizer_file):
+            return cls(*_read_tokenizer_file(tokenizer_file))
         config = {}
         if tf.io.gfile.exists(config_file):
-            try:
-                with tf.io.gfile.GFile(config_file) as f:
-                    config = json.load(f)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{config_file}:{error.lineno}: not JSON ({error.msg}); mend or remove the file"
-                ) from error
-        return cls.from_vocab(
-            tf.io.gfile.join(folder, "vocab.txt"),
-            lowercase=config.get("do_lower_case", True),
-            strip_accents=config.get("strip_accents"),
-        )
+            config = files.read_json_object(config_file)
+        if config.get("tokenize_chinese_chars", True) is not True:
+            raise UserError(
+                f"{config_file}: tokenize_chinese_chars is not true, as it must be here"
+            )
+        return cls(read_vocab(vocab_file), *_casing(config, "do_lower_case", config_file))
 
-    def save_pretrained(self, folder):
-        """Writes `vocab.txt` and `tokenizer_config.json` in Hugging Face's format."""
-        files.write(tf.io.gfile.join(folder, "vocab.txt"), vocab_text(self.vocab))
+    def save_pretrained(self, folder, model_max_length=None):
+        """Writes `vocab.txt` and `tokenizer_config.json` in Hugging Face's format.
+
+        Args:
+          folder: where to.
+          model_max_length: positions to which transformers cuts a text where it is told to cut;
+            None for no limit.
+        """
+        files.write(tf.io.gfile.join(folder, VOCAB_FILE), vocab_text(self.vocab))
         config = {
             "tokenizer_class": "ElectraTokenizer",
             "do_lower_case": self.lowercase,
             "strip_accents": self.strip_accents,
             "tokenize_chinese_chars": True,
         }
-        files.write_json(tf.io.gfile.join(folder, "tokenizer_config.json"), config)
+        if model_max_length:
+            config["model_max_length"] = model_max_length
+        files.write_json(tf.io.gfile.join(folder, TOKENIZER_CONFIG_FILE), config)
 
     @property
     def vocab_size(self):

@@ -221,9 +221,16 @@ def test_any_networks_come_back_bit_for_bit(tmp_path_factory, drawn, seed):
 
 
 @settings(max_examples=2, deadline=None)
-@given(st.integers(1, 2), st.integers(1, 3), st.sampled_from([4, 6]), st.integers(1, 6), st.data())
+@given(
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.sampled_from([4, 6]),
+    st.integers(1, 6),
+    st.booleans(),
+    st.data(),
+)
 def test_any_optimizer_comes_back_bit_for_bit(
-    tmp_path_factory, layers, heads, size, generator_size, more
+    tmp_path_factory, layers, heads, size, generator_size, shares_embeddings, more
 ):
     folder, hidden_size = tmp_path_factory.mktemp("any"), heads * 4
     keras.backend.clear_session()
@@ -234,7 +241,7 @@ def test_any_optimizer_comes_back_bit_for_bit(
         num_attention_heads=heads,
     )
     generator = sizes(hidden_size=min(generator_size, hidden_size))
-    model = runs.create_pretrainer(runs.sizes_of([config, generator]), "")
+    model = runs.create_pretrainer(runs.sizes_of([config, generator], shares_embeddings), "")
     tensors = google.pretrainer_tensors(model)
     step = tensors.pop("global_step").variable
     step.assign(more.draw(st.integers(0, 2_000_000)))
@@ -321,7 +328,7 @@ def test_a_fine_tuned_encoder_alone(tmp_path, capsys):
     assert "no tensor generator/... in it; --allow_missing='generator.*'" in last_line(capsys)
     flag = "--allow_missing=generator.*|discriminator_predictions/.*|task_specific/.*"
     assert to_run(path, tmp_path / "run", flag, "--optimizer") == 2
-    assert "shares the discriminator's embeddings" in last_line(capsys)
+    assert "pre-training here has a generator, too" in last_line(capsys)
     assert to_run(path, tmp_path / "run", flag) == 0
     assert not (tmp_path / "run/generator").exists()
     network = Discriminator.from_pretrained(str(tmp_path / "run/discriminator"))
@@ -348,7 +355,7 @@ def test_what_cannot_be_continued(tmp_path, capsys):
     for number, (generator, message) in enumerate(
         (
             (sizes(intermediate_size=9), "intermediate_size is 9 there and 32 here"),
-            (sizes(embedding_size=4), "generator that shares the discriminator's embeddings"),
+            (sizes(embedding_size=4), "another generator: embedding_size is 4 there and"),
             (sizes(hidden_size=9), "generator_hidden_size=1.125: Input should be less than"),
         )
     ):
@@ -506,7 +513,7 @@ def test_vocabulary(tiny, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ([], "--from: give either this flag or --to (google, keras_hub)"),
+        ([], "--from: give either this flag or --to (google, huggingface, keras_hub)"),
         (["--from=google", "--to=google"], "--from: give either this flag or --to"),
         (["--from=torch"], "google"),
         (["--to=google", "--num_attention_heads=2"], "--num_attention_heads: goes with --from"),
@@ -535,7 +542,7 @@ def test_commands_of_the_documentation():
     commands = [
         line for line in text.splitlines() if line.startswith("python -m electra_tf.convert")
     ]
-    assert len(commands) == 9
+    assert len(commands) == 13
     for command in commands:
         values = FlagValues()
         convert.define_flags(values)

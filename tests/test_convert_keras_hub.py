@@ -712,8 +712,8 @@ def test_what_is_there_is_left_alone(preset, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--optimizer"], "--optimizer: goes with google's checkpoints"),
-        (["--num_attention_heads=2"], "--num_attention_heads: goes with google's checkpoints"),
+        (["--optimizer"], "--optimizer: --from=keras_hub has no such thing"),
+        (["--num_attention_heads=2"], "--num_attention_heads: --from=keras_hub has no such thing"),
         (["--allow_missing=("], "--allow_missing=(: no regular expression"),
     ],
 )

@@ -73,8 +73,8 @@ def inject(model, inputs):
         inputs["masked_lm_weights"],
     )
     model.mask = types.MethodType(lambda self, batch, step, part=None: masked, model)
-    sample = model.sample
-    model.sample = lambda *args: (tf.constant(inputs["fake_token_ids"]), *sample(*args)[1:])
+    propose, sampled_ids = model.propose, tf.constant(inputs["fake_token_ids"])
+    model.propose = lambda *args: propose(*args)._replace(sampled_ids=sampled_ids)
     return {key: tf.constant(inputs[key]) for key in BATCH_KEYS}
 
 

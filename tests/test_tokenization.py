@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference_tokenizer
 import tensorflow as tf
+import tokenizers
 from conftest import GOLDEN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -191,6 +192,64 @@ def test_folder_round_trip(tmp_path):
     assert (again.vocab, again.lowercase, again.strip_accents) == (VOCAB, True, False)
     (tmp_path / "tokenizer_config.json").unlink()
     assert Tokenizer.from_pretrained(str(tmp_path)).strip_accents is True
+
+
+def tokenizer_file(folder):
+    """Writes a `tokenizer.json` as the library `tokenizers` does; returns what it holds."""
+    tokenizer = tokenizers.BertWordPieceTokenizer(
+        {piece: number for number, piece in enumerate(VOCAB)}, lowercase=True, strip_accents=False
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return json.loads((folder / "tokenizer.json").read_text()), tokenizer
+
+
+def test_a_folder_with_a_tokenizer_file_alone(tmp_path):
+    _, theirs = tokenizer_file(tmp_path)
+    ours = Tokenizer.from_pretrained(str(tmp_path))
+    assert (ours.vocab, ours.lowercase, ours.strip_accents) == (VOCAB, True, False)
+    texts = ["The unaffable WORLD!", "ñandú éς", "你好 hello-ing"]
+    expected = [theirs.encode(text, add_special_tokens=False).ids for text in texts]
+    assert ours.tokenize(texts).to_list() == expected
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda v: v["model"].update(type="BPE"), "model.type is 'BPE'; only 'WordPiece'"),
+        (lambda v: v["model"].update(continuing_subword_prefix="@@"), "prefix is '@@'; only '##'"),
+        (lambda v: v.update(normalizer=None), "normalizer.type is None; only 'BertNormalizer'"),
+        (lambda v: v["normalizer"].update(handle_chinese_chars=False), "handle_chinese_chars is"),
+        (lambda v: v["normalizer"].update(lowercase="yes"), "lowercase is 'yes', strip_accents"),
+        (lambda v: v["model"].update(vocab=[]), "model.vocab is no object from piece to id"),
+        (lambda v: v["model"]["vocab"].update(more="a"), "model.vocab is no object from piece"),
+        (lambda v: v["model"]["vocab"].update(more=99999), "ids of model.vocab are not 0 to"),
+        (lambda v: v["model"]["vocab"].update({"a\nb": len(VOCAB)}), "a piece of model.vocab has"),
+        (lambda v: v["model"].update(vocab={"a": 0}), r"has no \[PAD\], \[UNK\]"),
+        (lambda v: v["added_tokens"].append({"content": "<new>"}), "the added token '<new>' is no"),
+        (lambda v: v["added_tokens"].append(3), "the added token 3 is no"),
+    ],
+)
+def test_tokenizer_files_that_cannot_be(tmp_path, change, message):
+    values, _ = tokenizer_file(tmp_path)
+    change(values)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"tokenizer.json: .*{message}"):
+        Tokenizer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[]", "no JSON object"),
+        ('{"do_lower_case": 1}', "do_lower_case is 1, strip_accents None; give true or false"),
+        ('{"tokenize_chinese_chars": false}', "tokenize_chinese_chars is not true"),
+    ],
+)
+def test_defective_configurations(tmp_path, content, message):
+    Tokenizer(VOCAB).save_pretrained(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match=f"tokenizer_config.json: {message}"):
+        Tokenizer.from_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -70,16 +70,16 @@ def save_tiny_encoder(folder, vocab):
     Tokenizer(vocab).save_pretrained(str(folder))
 
 
-def save_tiny_task(folder, name):
-    """Writes a fine-tuned model of `TASKS` with random weights."""
-    keys, labels, head = TASKS[name]
+def save_tiny_task(folder, name, head=None, encoder_config=None):
+    """Writes a fine-tuned model of `TASKS` with random weights; with another head or of other sizes."""
+    keys, labels, usual_head = TASKS[name]
     config = task_config({"name": "t", **keys}, "")
     label_range = labels if isinstance(labels, tuple) else None
     task = kind_of(config)(
         config, None if label_range or not labels else labels.split(), label_range
     )
     keras.utils.set_random_seed(1)
-    encoder_config = tiny_config(VOCAB_WITH_SUFFIX)
-    network = task.create_network(encoder_config, head=head, classifier_dropout=0.1)
+    encoder_config = encoder_config or tiny_config(VOCAB_WITH_SUFFIX)
+    network = task.create_network(encoder_config, head=head or usual_head, classifier_dropout=0.1)
     model = FinetunedModel(task, network, Tokenizer(VOCAB_WITH_SUFFIX), 24)
     save_finetuned([model], str(folder))

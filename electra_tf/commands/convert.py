@@ -8,32 +8,58 @@
   python -m electra_tf.convert --from=keras_hub --input=electra_small_discriminator_uncased_en \\
       --output=runs/small
 
+  python -m electra_tf.convert --to=huggingface --input=runs/cola --output=cola
+
 google: TF1 checkpoints of google-research/electra, without '.index'.
+huggingface: folders of transformers' ELECTRA models, pre-trained ones and fine-tuned ones.
 keras_hub: presets of an ElectraBackbone, folders or handles; the encoder and its tokenizer alone.
 
 Every tensor of both sides is used, or named in an error. docs/migrate.md says what is inferred, and
 how to go on.
 """
 
+import importlib
 import re
 import sys
+from typing import NamedTuple
 
 from absl import flags
 
 from electra_tf import commands
 from electra_tf.errors import UserError
 
-FORMATS = ("google", "keras_hub")
 
-# Flags of --from alone.
-_OF_FROM = ("num_attention_heads", "vocab_file", "lower_case")
-# Flags of networks without a configuration of their own, and of training.
-_OF_GOOGLE = ("num_attention_heads", "optimizer")
+class Format(NamedTuple):
+    """What --from and --to name.
+
+    Attributes:
+      module: of `electra_tf.interop`; it has `to_run` and `from_run`.
+      from_options, to_options: dicts of the flags that not all formats have, to the arguments of
+        `to_run` and `from_run` that they are.
+    """
+
+    module: str
+    from_options: dict
+    to_options: dict
+
+
+FORMATS = {
+    "google": Format(
+        "google",
+        {"optimizer": "with_optimizer", "num_attention_heads": "num_attention_heads"},
+        {"optimizer": "with_optimizer"},
+    ),
+    "huggingface": Format("huggingface_folders", {"generator": "generator", "task": "task"}, {}),
+    "keras_hub": Format("keras_hub", {}, {}),
+}
+
+# Flags of --from alone, of all formats.
+_OF_FROM = ("vocab_file", "lower_case")
 
 
 def define_flags(values):
-    flags.DEFINE_enum("from", None, FORMATS, "Format of --input.", flag_values=values)
-    flags.DEFINE_enum("to", None, FORMATS, "Format of --output.", flag_values=values)
+    flags.DEFINE_enum("from", None, list(FORMATS), "Format of --input.", flag_values=values)
+    flags.DEFINE_enum("to", None, list(FORMATS), "Format of --output.", flag_values=values)
     flags.DEFINE_string(
         "input", None, "What to convert; with --to, a run folder.", flag_values=values
     )
@@ -47,7 +73,7 @@ def define_flags(values):
     flags.DEFINE_bool(
         "optimizer",
         False,
-        "Convert Adam's moments and the step as well, so that training can be continued.",
+        "Convert Adam's moments and the step as well, so that training can be continued (google).",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -59,12 +85,28 @@ def define_flags(values):
     flags.DEFINE_integer(
         "num_attention_heads",
         None,
-        "Of the discriminator, which no tensor tells (default: heads of 64).",
+        "Of the discriminator, which no tensor tells (google; default: heads of 64).",
         lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_string(
-        "vocab_file", None, "WordPiece vocabulary to put beside the networks.", flag_values=values
+        "generator",
+        None,
+        "Folder of the generator, where --input is the discriminator's (huggingface).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "task",
+        None,
+        "Of a fine-tuned model, what the folder does not tell: name of a built-in task or YAML file, "
+        "as finetune.py takes it (huggingface).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "vocab_file",
+        None,
+        "WordPiece vocabulary to put beside the networks (default: the folder's own, if it has one).",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "lower_case",
@@ -81,12 +123,7 @@ def check(values):
     for name in ("input", "output"):
         if not values[name].value.rstrip("/"):
             raise UserError(f"--{name}={values[name].value}: no path of a run or a checkpoint")
-    for name in _OF_FROM:
-        if values.to and values[name].present:
-            raise UserError(f"--{name}: goes with --from; leave it out")
-    for name in _OF_GOOGLE:
-        if "google" not in (values["from"].value, values.to) and values[name].present:
-            raise UserError(f"--{name}: goes with google's checkpoints; leave it out")
+    _check_options(values)
     if values.to and values.optimizer and values.allow_missing:
         raise UserError("--allow_missing: a run's checkpoint has every tensor; leave it out")
     if values.lower_case is not None and not values.vocab_file:
@@ -97,6 +134,22 @@ def check(values):
         raise UserError(
             f"--allow_missing={values.allow_missing}: no regular expression ({error})"
         ) from None
+
+
+def _check_options(values):
+    """Refuses flags that the format does not have, or not in this direction."""
+    only_from = {name for f in FORMATS.values() for name in f.from_options.keys() - f.to_options}
+    for name in (*_OF_FROM, *sorted(only_from)):
+        if values.to and values[name].present:
+            raise UserError(f"--{name}: goes with --from; leave it out")
+    direction = "to" if values.to else "from"
+    own = getattr(FORMATS[values[direction].value], f"{direction}_options")
+    for other in FORMATS.values():
+        for name in getattr(other, f"{direction}_options"):
+            if name not in own and values[name].value:
+                raise UserError(
+                    f"--{name}: --{direction}={values[direction].value} has no such thing; leave it out"
+                )
 
 
 def show(rows, title, ours_first):
@@ -130,24 +183,21 @@ def _run(values):
     commands.import_tensorflow()
     import keras
 
-    from electra_tf.interop import google, keras_hub
     from electra_tf.tokenization import Tokenizer
 
-    converters = {"google": google, "keras_hub": keras_hub}
-    converter = converters[values.to or values["from"].value]
-    options = {"allow_missing": values.allow_missing}
-    if converter is google:
-        options["with_optimizer"] = values.optimizer
-        if not values.to:
-            options["num_attention_heads"] = values.num_attention_heads
+    chosen = FORMATS[values.to or values["from"].value]
+    module = importlib.import_module(f"electra_tf.interop.{chosen.module}")
     keras.utils.set_random_seed(42)  # For what --allow_missing lets begin anew.
     if values.to:
-        rows, notes = converter.from_run(source, output, **options)
+        convert, options = module.from_run, chosen.to_options
     else:
-        if values.vocab_file:
-            casing = values.lower_case is not False
-            options["tokenizer"] = Tokenizer.from_vocab(values.vocab_file, casing)
-        rows, notes = converter.to_run(source, output, **options)
+        convert, options = module.to_run, chosen.from_options
+    arguments = {argument: values[flag].value for flag, argument in options.items()}
+    if values.vocab_file:
+        arguments["tokenizer"] = Tokenizer.from_vocab(
+            values.vocab_file, values.lower_case is not False
+        )
+    rows, notes = convert(source, output, **arguments, allow_missing=values.allow_missing)
     show(rows, f"{source} -> {output}", ours_first=values.to is not None)
     for note in notes:
         print(note)

@@ -79,8 +79,13 @@ def plan(config, devices=1, memory_gb=None, peak_tflops=None, mfu=0.4, tokens=No
       their activations and when they keep their inputs only; all bytes are those of one device.
 
     Raises:
-      UserError: the batch cannot be shared evenly.
+      UserError: the batch cannot be shared evenly, or the generator is another than the masked one.
     """
+    if config.generator != "masked":
+        raise UserError(
+            f"generator={config.generator}: what is counted here is the masked generator; leave the "
+            "key out"
+        )
     if tokens is None:
         tokens = config.num_train_steps * config.train_batch_size * config.max_seq_length
     run = {

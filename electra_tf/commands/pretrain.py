@@ -220,7 +220,8 @@ def _run(values):
         skip_corrupt=values.skip_corrupt,
     )
     if is_chief(strategy):
-        print(f"models: {os.path.join(values.output_dir, 'discriminator')} and generator beside it")
+        beside = " and generator beside it" if config.generator_loss else ""
+        print(f"models: {os.path.join(values.output_dir, 'discriminator')}{beside}")
 
 
 def main(argv=None):

@@ -78,7 +78,7 @@ def network_tensors(networks, shares_embeddings):
 
 def pretrainer_tensors(model):
     """Weights, Adam's moments and the step of a compiled `ElectraPretrainer`, as `network_tensors`."""
-    tensors = network_tensors(model.networks, shares_embeddings=True)
+    tensors = network_tensors(model.networks, not model.config.untied_generator_embeddings)
     names = {id(tensor.variable): name for name, tensor in tensors.items()}
     tensors[_STEP] = Tensor(model.optimizer.iterations, ["step"])
     for (_, moments), variable in zip(model.optimizer.slots(), model.trainable_variables):
@@ -272,11 +272,8 @@ def to_run(
     configs, shares_embeddings = infer_configs(
         source.shapes, path, num_attention_heads, allow_missing
     )
-    if tokenizer and tokenizer.vocab_size != configs[0].vocab_size:
-        raise UserError(
-            f"--vocab_file: {tokenizer.vocab_size} pieces, but {path} has embeddings of "
-            f"{configs[0].vocab_size}; give the vocabulary that it was trained with"
-        )
+    if tokenizer:
+        runs.check_vocabulary(tokenizer, configs[0], path)
     if with_optimizer:
         model = _create_pretrainer(source, configs, shares_embeddings, allow_missing)
         networks, tensors = model.networks, pretrainer_tensors(model)
@@ -307,10 +304,9 @@ def _leave_out_optimizer(source):
 
 def _create_pretrainer(source, configs, shares_embeddings, allow_missing):
     """The `ElectraPretrainer` that continues a checkpoint, if there is one."""
-    if len(configs) == 1 or not shares_embeddings:
+    if len(configs) == 1:
         raise UserError(
-            f"{source.path}: pre-training here has a generator that shares the discriminator's "
-            "embeddings, and this one does not; leave --optimizer out"
+            f"{source.path}: pre-training here has a generator, too; leave --optimizer out"
         )
     has_moments = any(name.endswith(_MOMENTS) for name in source.shapes)
     if not has_moments and not allows(allow_missing, f"/{_MOMENTS[0]}"):
@@ -318,7 +314,7 @@ def _create_pretrainer(source, configs, shares_embeddings, allow_missing):
             f"{source.path}: no moments of Adam (.../adam_m, .../adam_v) in it; leave --optimizer "
             "out, or let them begin at 0 by --allow_missing='.*/adam_[mv]'"
         )
-    model = runs.create_pretrainer(runs.sizes_of(configs), source.path)
+    model = runs.create_pretrainer(runs.sizes_of(configs, shares_embeddings), source.path)
     for config, network in zip(configs, model.networks):
         differences = architecture_differences(config, network.config)
         if differences:
@@ -356,7 +352,8 @@ def from_run(run, path, with_optimizer=False, allow_missing=None):
             raise UserError(f"{path}{suffix}: is there already; choose another --output")
     if with_optimizer:
         model = runs.read_pretrainer(run)
-        networks, shares_embeddings = model.networks, True
+        networks = model.networks
+        shares_embeddings = not model.config.untied_generator_embeddings
         tensors = pretrainer_tensors(model)
     else:
         networks = runs.read_networks(run, allow_missing)
@@ -391,13 +388,7 @@ def _check_original_has(configs, run):
 
 def _describe(configs, shares_embeddings, step=None):
     """Lines that say which networks these are, and at which step Adam is."""
-    notes = []
-    for name, config in zip(("discriminator", "generator"), configs):
-        own = "" if name == "discriminator" else " (shared)" if shares_embeddings else " (its own)"
-        notes.append(
-            f"{name}: layers {config.num_hidden_layers}, width {config.hidden_size}, attention heads "
-            f"{config.num_attention_heads}, feed-forward {config.intermediate_size}, embeddings "
-            f"{config.embedding_size}{own}, tokens {config.vocab_size}, positions "
-            f"{config.max_position_embeddings}"
-        )
+    notes = runs.describe_configs(
+        dict(zip(("discriminator", "generator"), configs)), shares_embeddings
+    )
     return notes if step is None else [*notes, f"optimizer: Adam's moments, step {step}"]

@@ -6,7 +6,6 @@ the same two files, by Keras's names.
 """
 
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -15,7 +14,7 @@ import tensorflow as tf
 from electra_tf import files
 from electra_tf.configs import ConvolutionalRecurrentConfig, EncoderConfig, validate
 from electra_tf.errors import UserError
-from electra_tf.interop.tensors import check_finite, match
+from electra_tf.interop.tensors import allows, check_finite, match
 from electra_tf.modeling.electra import (
     Discriminator,
     Generator,
@@ -44,8 +43,19 @@ _CONFIG_CLASSES = {
 }
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Tensors of older folders that repeat others or hold no parameter.
-REDUNDANT = frozenset({"electra.embeddings.position_ids", "generator_lm_head.weight"})
+# Tensors that some releases of transformers write: one repeats another, one holds no parameter.
+REPEATED = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
+REDUNDANT = frozenset({"electra.embeddings.position_ids", *REPEATED})
+
+# Which keys of `config.json` a tensor's sizes are.
+_SIZES = {
+    "electra.embeddings.word_embeddings.weight": ("vocab_size", "embedding_size"),
+    "electra.embeddings.position_embeddings.weight": ("max_position_embeddings", "embedding_size"),
+    "electra.embeddings.token_type_embeddings.weight": ("type_vocab_size", "embedding_size"),
+    "electra.encoder.layer.0.intermediate.dense.weight": ("intermediate_size", "hidden_size"),
+}
+
+_LAYER = re.compile(r"electra\.encoder\.layer\.(\d+)\.")
 
 # What stands on top of an encoder, in folders of ELECTRA and of BERT.
 _HEADS = (
@@ -137,6 +147,12 @@ def _convolutional_recurrent(encoder):
     }
 
 
+def stored_shape(tensor):
+    """The shape that one of `model_tensors` has in `model.safetensors`, a tuple."""
+    variable, transposed = tensor
+    return tuple(variable.shape)[::-1] if transposed else tuple(variable.shape)
+
+
 def _dense(name, layer):
     return {f"{name}.weight": (layer.kernel, True), f"{name}.bias": (layer.bias, False)}
 
@@ -145,7 +161,7 @@ def _layer_norm(name, layer):
     return {f"{name}.weight": (layer.gamma, False), f"{name}.bias": (layer.beta, False)}
 
 
-def _architecture(model):
+def architecture_of(model):
     """The class of transformers that opens a network's folder; of one that it lacks, the encoder's.
 
     Where it lacks the encoder too, or where nothing else tells the network: our own class.
@@ -185,8 +201,7 @@ def save_model(model, folder, more_config=None):
       folder: where to.
       more_config: dict of more keys for `config.json`, such as `id2label`.
     """
-    architecture = _architecture(model)
-    save_tensors(model_tensors(model), model.config, architecture, folder, more_config)
+    save_tensors(model_tensors(model), model.config, architecture_of(model), folder, more_config)
 
 
 def save_tensors(tensors, config, architecture, folder, more_config=None):
@@ -233,6 +248,7 @@ def load_model(model_class, folder, prefix="", allow_missing=None, **options):
     """
     config = read_config(folder)
     arrays = read_tensors(folder)
+    _check_sizes(config, arrays, folder, allow_missing)
     if prefix:
         arrays = {
             name.removeprefix(prefix): array
@@ -244,18 +260,38 @@ def load_model(model_class, folder, prefix="", allow_missing=None, **options):
     return model
 
 
+def _check_sizes(config, arrays, folder, allow_missing):
+    """Refuses sizes that the tensors contradict, before a network of any size is made."""
+    path = tf.io.gfile.join(folder, CONFIG_FILE)
+    for name, keys in _SIZES.items():
+        expected = tuple(getattr(config, key) for key in keys)
+        if name in arrays and arrays[name].shape != expected:
+            raise UserError(
+                f"{path}: {' x '.join(keys)} is {' x '.join(map(str, expected))}, but {name} has "
+                f"shape {arrays[name].shape}"
+            )
+    layers = {found[1] for found in map(_LAYER.match, arrays) if found}
+    last = f"electra.encoder.layer.{config.num_hidden_layers - 1}.output.dense.bias"
+    if config.num_hidden_layers > len(layers) and not allows(allow_missing, last):
+        raise UserError(
+            f"{path}: num_hidden_layers is {config.num_hidden_layers}, but there are tensors of "
+            f"{len(layers)} layer(s)"
+        )
+
+
 def _head_options(model_class, arrays):
     """What a network's tensors say about its head."""
     if model_class is QuestionAnswerer:
         return {
-            "head": "start_end" if "qa_outputs.bias" in arrays else "joint",
+            "head": "joint" if any(n.startswith("joint_qa.") for n in arrays) else "start_end",
             "answerable": "joint_qa.answerable_logit.bias" in arrays,
         }
     if model_class not in (SequenceClassifier, TokenClassifier):
         return {}
     two_layers = "classifier.out_proj.bias" in arrays
     bias = arrays.get("classifier.out_proj.bias" if two_layers else "classifier.bias")
-    options = {} if bias is None else {"num_labels": len(bias)}
+    has_labels = bias is not None and bias.ndim == 1 and len(bias)
+    options = {"num_labels": len(bias)} if has_labels else {}
     if model_class is SequenceClassifier and two_layers:
         options["head"] = "two_layers"
     return options
@@ -300,11 +336,12 @@ def read_config(folder):
       UserError: no such file, not JSON, neither ELECTRA nor BERT, or a key is missing or unsupported.
     """
     path = tf.io.gfile.join(folder, CONFIG_FILE)
-    values = read_json(path)
+    values = files.read_json_object(path)
     for key, supported in (
         ("model_type", tuple(_CONFIG_CLASSES)),
         ("hidden_act", ("gelu",)),
         ("position_embedding_type", ("absolute",)),
+        ("is_decoder", (False,)),
     ):
         if values.get(key, supported[0]) not in supported:
             expected = " and ".join(map(repr, supported))
@@ -322,15 +359,24 @@ def read_config(folder):
 
 
 def architectures(folder):
-    """The classes, of transformers or ours, that a folder's `config.json` names, a list of str."""
-    return list(read_json(tf.io.gfile.join(folder, CONFIG_FILE)).get("architectures") or ())
+    """The classes, of transformers or ours, that a folder's `config.json` names, a list of str.
+
+    Raises:
+      UserError: no such file, not JSON, or no such list.
+    """
+    path = tf.io.gfile.join(folder, CONFIG_FILE)
+    names = files.read_json_object(path).get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: architectures is {names!r}, no list of names")
+    return names
 
 
 def read_tensors(folder):
     """Reads `model.safetensors`, or the shards that an index lists in its place.
 
     Returns:
-      dict from name to float32 array.
+      dict from name to float32 array. A bare `ElectraModel` has names without `electra.`, which
+      they get.
 
     Raises:
       UserError: no such file, a file is malformed, a tensor is of a type that NumPy lacks or not
@@ -338,10 +384,10 @@ def read_tensors(folder):
     """
     path = tf.io.gfile.join(folder, WEIGHTS_FILE)
     if tf.io.gfile.exists(path):
-        return _read_safetensors(path)
+        return _with_prefix(_read_safetensors(path))
     index = tf.io.gfile.join(folder, INDEX_FILE)
     if tf.io.gfile.exists(index):
-        return _read_shards(folder, index)
+        return _with_prefix(_read_shards(folder, index))
     for name in _PICKLED:
         pickled = tf.io.gfile.join(folder, name)
         if tf.io.gfile.exists(pickled):
@@ -353,12 +399,22 @@ def read_tensors(folder):
     raise UserError(f"{path}: no such file; is this a model's folder?")
 
 
+def _with_prefix(arrays):
+    if any(name.startswith("electra.") for name in arrays):
+        return arrays
+    bare = ("embeddings.", "embeddings_project.", "encoder.")
+    return {
+        f"electra.{name}" if name.startswith(bare) else name: array
+        for name, array in arrays.items()
+    }
+
+
 def _read_safetensors(path):
     import safetensors
     import safetensors.numpy
 
     try:
-        arrays = safetensors.numpy.load(_read(path))
+        arrays = safetensors.numpy.load(files.read(path))
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None
     except KeyError as error:  # A type that NumPy does not have.
@@ -371,7 +427,7 @@ def _read_safetensors(path):
 
 def _read_shards(folder, index):
     """Reads the shards of an index, none of which is outside of the folder."""
-    shard_of = read_json(index).get("weight_map")
+    shard_of = files.read_json_object(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
         raise UserError(f"{index}: no object 'weight_map' from a tensor's name to its file's")
     found = {}
@@ -400,39 +456,14 @@ def assign_tensors(tensors, arrays, where, allow_missing=None):
     Raises:
       UserError: naming every tensor that is missing, left over or of another shape.
     """
-    expected = {}
-    for name, (variable, transposed) in tensors.items():
-        shape = tuple(variable.shape)
-        expected[name] = shape[::-1] if transposed else shape
+    expected = {name: stored_shape(tensor) for name, tensor in tensors.items()}
+    for name, repeated in REPEATED.items():
+        if name in arrays and not np.array_equal(arrays[name], arrays.get(repeated)):
+            raise UserError(
+                f"{where}: {name} {arrays[name].shape} is to repeat {repeated}, and does not; the "
+                "network here has one table"
+            )
     found = {name: array.shape for name, array in arrays.items() if name not in REDUNDANT}
     for name in match(expected, found, where, allow_missing):
         variable, transposed = tensors[name]
         variable.assign(arrays[name].T if transposed else arrays[name])
-
-
-def read_json(path):
-    """Reads a file that holds a JSON object, a dict.
-
-    Raises:
-      UserError: it cannot be read, or holds anything else.
-    """
-    content = _read(path)
-    try:
-        values = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except (RecursionError, ValueError):
-        raise UserError(f"{path}: nested too deeply, or with too long a number") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: no JSON object; is this an ELECTRA model's folder?")
-    return values
-
-
-def _read(path):
-    try:
-        with tf.io.gfile.GFile(path, "rb") as f:
-            return f.read()
-    except tf.errors.OpError as error:
-        raise UserError(f"{path}: cannot read it: {error.message}") from None

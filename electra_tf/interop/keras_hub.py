@@ -238,7 +238,7 @@ def read_config(folder):
 
 def _read_object(path, class_name):
     """The keys of a Keras object of a class, but for those that all objects have."""
-    values = huggingface.read_json(path)
+    values = files.read_json_object(path)
     found = values.get("registered_name")
     if found not in (f"keras_hub>{class_name}", f"keras_nlp>{class_name}"):
         raise UserError(

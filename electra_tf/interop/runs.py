@@ -62,11 +62,11 @@ def create_pretrainer(sizes, where):
     return model
 
 
-def sizes_of(configs):
-    """The keys of a `PretrainingConfig` that the networks' sizes tell, a dict.
+def sizes_of(configs, shares_embeddings=True):
+    """The keys of a `PretrainingConfig` that the networks tell, a dict.
 
     Args:
-      configs: as of `create_networks`.
+      configs, shares_embeddings: as of `create_networks`.
     """
     discriminator, *generators = configs
     keys = {field.name for field in dataclasses.fields(PretrainingConfig)}
@@ -79,17 +79,20 @@ def sizes_of(configs):
         # A convolution and an LSTM are no number of blocks.
         num_blocks = sizes.setdefault("num_hidden_layers", generator.num_hidden_layers)
         sizes["generator_layers"] = generator.num_hidden_layers / num_blocks
+        if not shares_embeddings:
+            sizes["untied_generator_embeddings"] = True
     return sizes
 
 
 def write(folder, networks, model=None, tokenizer=None, init_from=None):
     """Writes a run folder: what was converted, so that `pretrain` takes it and nothing else.
 
-    `config.yaml` holds the sizes alone: the run's first start adds its schedule and the rest.
+    `config.yaml` holds the sizes alone: the run's first start adds its schedule and the rest. A generator
+    alone does not tell them.
 
     Args:
       folder: where to.
-      networks: list of `Discriminator` and perhaps `Generator`.
+      networks: list of `Discriminator`, `Generator` or both, in this order.
       model: `ElectraPretrainer` of a run that can be continued; None for networks alone.
       tokenizer: `Tokenizer`, or None.
       init_from: where networks alone come from. `pretrain` refuses the folder as its own then, in
@@ -100,7 +103,13 @@ def write(folder, networks, model=None, tokenizer=None, init_from=None):
         network.save_pretrained(path)
         if tokenizer:
             tokenizer.save_pretrained(path)
-    write_origin(folder, [network.config for network in networks], tokenizer, init_from)
+    is_generator_alone = networks[0].name == "generator"
+    configs = [] if is_generator_alone else [network.config for network in networks]
+    if model:
+        shares_embeddings = not model.config.untied_generator_embeddings
+    else:
+        shares_embeddings = share_embeddings(networks)
+    write_origin(folder, configs, tokenizer, init_from, shares_embeddings)
     if model:
         checkpoint, _ = create_run_checkpoint(model)
         checkpoints = tf.io.gfile.join(folder, CHECKPOINTS)
@@ -108,15 +117,17 @@ def write(folder, networks, model=None, tokenizer=None, init_from=None):
         save_checkpoint(manager, int(model.optimizer.iterations.numpy()))
 
 
-def write_origin(folder, configs, tokenizer, init_from):
+def write_origin(folder, configs, tokenizer, init_from, shares_embeddings=True):
     """Writes `config.yaml` and `data.json` of a run folder, as `write` does.
 
     Args:
       folder: where to.
-      configs: as of `create_networks`.
+      configs: as of `create_networks`; empty where a discriminator's sizes are not known.
       tokenizer, init_from: as of `write`.
+      shares_embeddings: as of `create_networks`.
     """
-    config, data = sizes_of(configs), {"init_from": init_from}
+    config = sizes_of(configs, shares_embeddings) if configs else {}
+    data = {"init_from": init_from}
     if tokenizer:
         config["do_lower_case"] = tokenizer.lowercase
         data["vocab_sha256"] = vocab_sha256(tokenizer.vocab)
@@ -125,7 +136,7 @@ def write_origin(folder, configs, tokenizer, init_from):
 
 
 def check_transformer(config, where):
-    """Refuses an encoder that no other program has.
+    """Refuses a network that no other program has.
 
     Args:
       config: its `EncoderConfig` or `ConvolutionalRecurrentConfig`.
@@ -133,9 +144,48 @@ def check_transformer(config, where):
     """
     if isinstance(config, ConvolutionalRecurrentConfig):
         raise UserError(
-            f"{where}: the encoder is convolutional-recurrent, which no other program has; a "
+            f"{where}: the discriminator is convolutional-recurrent, which no other program has; a "
             "Transformer can be converted"
         )
+
+
+def check_vocabulary(tokenizer, config, where):
+    """Refuses the `Tokenizer` of --vocab_file for a network of another `EncoderConfig`."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(
+            f"--vocab_file: {tokenizer.vocab_size} pieces, but {where} has embeddings of "
+            f"{config.vocab_size}; give the vocabulary that it was trained with"
+        )
+
+
+def describe(networks):
+    """Lines that say which networks these are, a list of str."""
+    configs = {network.name: network.config for network in networks}
+    return describe_configs(configs, len(networks) > 1 and share_embeddings(networks))
+
+
+def describe_configs(configs, shares_embeddings):
+    """Lines that say which networks these are.
+
+    Args:
+      configs: dict of `EncoderConfig`s by the network's name.
+      shares_embeddings: whether a generator has the discriminator's embeddings.
+
+    Returns:
+      list of str.
+    """
+    notes = []
+    for name, config in configs.items():
+        own = ""
+        if name == "generator" and len(configs) > 1:
+            own = " (shared)" if shares_embeddings else " (its own)"
+        notes.append(
+            f"{name}: layers {config.num_hidden_layers}, width {config.hidden_size}, attention heads "
+            f"{config.num_attention_heads}, feed-forward {config.intermediate_size}, embeddings "
+            f"{config.embedding_size}{own}, tokens {config.vocab_size}, positions "
+            f"{config.max_position_embeddings}"
+        )
+    return notes
 
 
 def read_networks(run, allow_missing=None):
@@ -149,17 +199,20 @@ def read_networks(run, allow_missing=None):
       list of `Discriminator` and perhaps `Generator`, each with embeddings of its own.
 
     Raises:
-      UserError: as `huggingface.load_model`, there is no generator, or other programs lack a network.
+      UserError: as `huggingface.load_model`, there is no masked generator, or other programs lack a
+        network.
     """
     path = tf.io.gfile.join(run, "discriminator")
     check_transformer(huggingface.read_config(path), path)
     discriminator = huggingface.load_model(Discriminator, path, allow_missing=allow_missing)
     path = tf.io.gfile.join(run, "generator")
-    if not tf.io.gfile.isdir(path):
+    is_there = tf.io.gfile.isdir(path)
+    if not is_there or huggingface.architectures(path) == ["GPT2LMHeadModel"]:
         if allows(allow_missing, "generator/"):
             return [discriminator]
+        problem = "a causal generator, which is not converted" if is_there else "no such folder"
         raise UserError(
-            f"{path}: no such folder; --allow_missing='generator.*' converts the discriminator alone"
+            f"{path}: {problem}; --allow_missing='generator.*' converts the discriminator alone"
         )
     return [discriminator, huggingface.load_model(Generator, path, allow_missing=allow_missing)]
 
@@ -181,13 +234,24 @@ def read_pretrainer(run):
       `ElectraPretrainer` with its optimizer.
 
     Raises:
-      UserError: it is no such run, has no checkpoint, or none that can be read, or other programs lack
-        a network.
+      UserError: it is no such run, has no checkpoint, or none that can be read, other programs lack
+        a network, or trains otherwise.
     """
     path, checkpoints = (tf.io.gfile.join(run, name) for name in (CONFIG_FILE, CHECKPOINTS))
     if not saved_checkpoints(checkpoints):
         raise UserError(f"{checkpoints}: no checkpoint in it; leave --optimizer out")
     model = create_pretrainer(read_yaml(path, "--input"), path)
+    for key, needed in (("generator", "masked"), ("tied", False)):
+        if getattr(model.config, key) != needed:
+            raise UserError(
+                f"{path}: {key} is {getattr(model.config, key)}; training can be converted with "
+                f"{needed} alone; leave --optimizer out"
+            )
+    if model.adversary is not None:
+        raise UserError(
+            f"{path}: no other program has the baseline of an adversarial schedule; leave --optimizer "
+            "out"
+        )
     check_transformer(model.discriminator.config, path)
     restore(create_run_checkpoint(model)[0], checkpoints, model)
     return model

@@ -16,6 +16,7 @@ from electra_tf.modeling.heads import (
     MultipleChoiceHead,
 )
 from electra_tf.modeling.layers import Embeddings, Encoder
+from electra_tf.modeling.proposals import Proposals, sample
 from electra_tf.modeling.spans import SPAN_HEADS, find_spans
 
 
@@ -202,6 +203,35 @@ class Generator(ElectraModel):
             **_outputs(logits, hidden_states, output_hidden_states),
             "unbiased_logits": unbiased_logits,
         }
+
+    def totals(self, batch):
+        """Its loss is divided by the number of hidden tokens, which the pre-trainer counts."""
+        del batch
+        return {}
+
+    def propose(self, batch, masked, noise, sampling, training=False, dropout_seed=None):
+        """Draws replacements, each by the tokens on both sides.
+
+        Args:
+          batch: dict of int32 [B, T], as `call` takes it.
+          masked: `masking.MaskedInputs`, what is read in place of the batch's tokens.
+          noise: float32 [B, P, 2], uniform in [0, 1).
+          sampling: `proposals.Sampling`.
+          training, dropout_seed: as of `call`.
+
+        Returns:
+          `proposals.Proposals`.
+        """
+        inputs = {
+            **batch,
+            "input_ids": masked.input_ids,
+            "masked_positions": masked.positions,
+        }
+        generated = self(inputs, training=training, dropout_seed=dropout_seed)
+        unbiased_logits, bias = generated["unbiased_logits"], self.head.bias
+        sampled = sample(unbiased_logits, bias, masked, noise, sampling, training)
+        hidden = gather_positions(generated["sequence_output"], masked.positions)
+        return Proposals(generated["logits"], hidden, *sampled, sums={})
 
 
 class SequenceClassifier(ElectraModel):

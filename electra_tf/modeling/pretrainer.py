@@ -1,6 +1,6 @@
 """Joint pre-training of generator and discriminator (Clark et al., 2020, section 2.1).
 
-mask -> generate -> sample -> replace -> discriminate -> losses; each a method, in this order.
+mask -> propose -> replace -> discriminate -> losses; each a method, in this order.
 """
 
 from typing import NamedTuple
@@ -8,9 +8,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from electra_tf import masking, randomness
-from electra_tf.modeling import islands
+from electra_tf.errors import UserError
+from electra_tf.modeling.adversarial import Adversary
+from electra_tf.modeling.causal import CausalGenerator
+from electra_tf.modeling.counting import CountingGenerator
 from electra_tf.modeling.electra import Discriminator, Generator
-from electra_tf.modeling.layers import runner
+from electra_tf.modeling.phases import copy_weights
+from electra_tf.modeling.proposals import Sampling
 from electra_tf.modeling.trainable import DTYPE_POLICIES, TrainableModel
 
 AUC_BINS = 4096
@@ -24,27 +28,30 @@ class PretrainingOutputs(NamedTuple):
 
     Attributes:
       masked: `masking.MaskedInputs`.
-      generator_logits: float32 [B, P, V].
-      masked_lm_loss: float32 [B, P], the generator's.
-      is_restored: float32 [B, P], 1 where its likeliest token is the true one.
-      sampled_ids: int32 [B, P].
-      replaced_ids: int32 [B, T], the discriminator's input.
+      generator_logits, generator_hidden, masked_lm_loss, is_restored, sampled_ids, generator_sums:
+        of `proposals.Proposals`.
+      replaced_ids: int32 [B, T], the discriminator's input; this and the next two are None where
+        it did not run.
       is_replaced: float32 [B, T], its labels.
       discriminator_logits: float32 [B, T].
     """
 
     masked: masking.MaskedInputs
     generator_logits: tf.Tensor
+    generator_hidden: tf.Tensor
     masked_lm_loss: tf.Tensor
     is_restored: tf.Tensor
     sampled_ids: tf.Tensor
-    replaced_ids: tf.Tensor
-    is_replaced: tf.Tensor
-    discriminator_logits: tf.Tensor
+    generator_sums: dict
+    replaced_ids: tf.Tensor = None
+    is_replaced: tf.Tensor = None
+    discriminator_logits: tf.Tensor = None
 
 
 class ElectraPretrainer(TrainableModel):
-    """Generator and discriminator with shared embeddings, and their training step.
+    """Generator and discriminator, and their training step.
+
+    A masked generator shares the discriminator's embeddings; a causal one has its own.
 
     ```python
     config = load_pretraining_config("tiny")
@@ -69,13 +76,36 @@ class ElectraPretrainer(TrainableModel):
         dtype = DTYPE_POLICIES[config.mixed_precision]
         options = {"recompute_activations": config.recompute_activations, "dtype": dtype}
         self.discriminator = Discriminator(config.discriminator_config(), **options)
-        self.generator = Generator(
-            config.generator_config(), embeddings=self.discriminator.embeddings, **options
-        )
+        self.generator = self._create_generator(options)
+        self.adversary = None
+        if config.schedule == "adversarial":
+            self.adversary = Adversary(config.generator_config().hidden_size)
         self.built = True
+
+    def _create_generator(self, options):
+        config, discriminator = self.config, self.discriminator
+        if config.generator == "causal":
+            return CausalGenerator(
+                config.generator_config(), self.special_ids, dtype=options["dtype"]
+            )
+        if config.generator != "masked":
+            return CountingGenerator(config.vocab_size, self.special_ids)
+        generator = Generator(
+            config.generator_config(),
+            embeddings=None if config.untied_generator_embeddings else discriminator.embeddings,
+            encoder=discriminator.encoder if config.tied else None,
+            **options,
+        )
+        if config.init == "same":
+            copy_weights(discriminator.embeddings, generator.embeddings)
+            copy_weights(discriminator.encoder, generator.encoder)
+        return generator
 
     @property
     def networks(self):
+        """The networks that are trained: the discriminator, and the generator unless it counts."""
+        if self.config.generator_loss is None:
+            return [self.discriminator]
         return [self.discriminator, self.generator]
 
     # The parts of one step, in their order.
@@ -106,43 +136,17 @@ class ElectraPretrainer(TrainableModel):
         noise = self.noise([size, config.max_predictions_per_seq], HIDING, step, part)
         return masking.hide(input_ids, positions, weights, noise, self.mask_id)
 
-    def generate(self, batch, masked, training, dropout_seed):
-        """The generator's outputs at the hidden positions, with `logits` [B, P, V]."""
-        inputs = {
-            **batch,
-            "input_ids": masked.input_ids,
-            "masked_positions": masked.positions,
-        }
-        return self.generator(inputs, training=training, dropout_seed=dropout_seed)
-
-    def sample(self, generated, masked, training, step, part=None):
-        """Replacements drawn from the generator, and its loss, which takes the same softmax.
-
-        Returns:
-          `(sampled_ids, masked_lm_loss, is_restored)`, each [B, P]: int32, without a gradient;
-          float32; float32, 1 where the likeliest token is the true one.
-        """
-        config, shape = self.config, tf.shape(masked.ids)
-        logits = tf.reshape(generated["unbiased_logits"], [-1, config.vocab_size])
-        bias, ids = self.generator.head.bias, tf.reshape(masked.ids, [-1])
-        options = {
-            "temperature": config.temperature,
-            "disallow_correct": config.disallow_correct,
-        }
-        loss, is_restored, _, weights = runner(training)(
-            islands.masked_lm, logits, bias, ids, **options
+    def propose(self, batch, masked, training, dropout_seed, step, part=None):
+        """What the generator makes of the hidden tokens: `proposals.Proposals`."""
+        shape = tf.shape(masked.ids)
+        return self.generator.propose(
+            batch,
+            masked,
+            self.noise([shape[0], shape[1], 2], SAMPLING, step, part),
+            Sampling(self.config.temperature, self.config.disallow_correct),
+            training=training,
+            dropout_seed=dropout_seed,
         )
-
-        def sampling_logits_of(tokens):
-            chosen = tf.cast(tf.gather(logits, tokens, batch_dims=1), tf.float32)
-            chosen += tf.gather(bias, tokens)
-            return masking.sampling_logits(chosen, tokens == ids[:, None], **options)
-
-        noise = self.noise([shape[0], shape[1], 2], SAMPLING, step, part)
-        sampled_ids = masking.sample_tokens(
-            weights, sampling_logits_of, config.vocab_size, tf.reshape(noise, [-1, 2])
-        )
-        return tuple(tf.reshape(x, shape) for x in (sampled_ids, loss, is_restored))
 
     def replace(self, batch, masked, sampled_ids):
         """The discriminator's input and labels.
@@ -160,6 +164,26 @@ class ElectraPretrainer(TrainableModel):
         inputs = {**batch, "input_ids": replaced_ids}
         return self.discriminator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
 
+    def generate(self, batch, training=False, step=0, part=None):
+        """Runs the generator on a batch: `call` up to the discriminator, arguments as there.
+
+        Returns:
+          `PretrainingOutputs` without the discriminator's.
+        """
+        batch = _tokens(batch)
+        masked = self.mask(batch, step, part)
+        seed, _ = self._dropout_seeds(step, part)
+        proposals = self.propose(batch, masked, training, seed, step, part)
+        return PretrainingOutputs(
+            masked,
+            proposals.logits,
+            proposals.hidden,
+            proposals.masked_lm_loss,
+            proposals.is_restored,
+            proposals.sampled_ids,
+            proposals.sums,
+        )
+
     def call(self, batch, training=False, step=0, part=None):
         """Runs both networks on a batch.
 
@@ -172,31 +196,27 @@ class ElectraPretrainer(TrainableModel):
         Returns:
           `PretrainingOutputs`.
         """
-        batch = {
-            name: tf.cast(batch[name], tf.int32)
-            for name in ("input_ids", "input_mask", "segment_ids")
-        }
+        batch = _tokens(batch)
+        outputs = self.generate(batch, training, step, part)
+        replaced_ids, is_replaced = self.replace(batch, outputs.masked, outputs.sampled_ids)
+        _, seed = self._dropout_seeds(step, part)
+        outputs = outputs._replace(
+            replaced_ids=replaced_ids,
+            is_replaced=is_replaced,
+            discriminator_logits=self.discriminate(batch, replaced_ids, training, seed),
+        )
+        if self.adversary is not None:
+            losses = _weighted(self.adversary(outputs), outputs.masked.weights)
+            sums = {**outputs.generator_sums, "adversarial_loss": tf.reduce_sum(losses)}
+            outputs = outputs._replace(generator_sums=sums)
+        return outputs
+
+    def _dropout_seeds(self, step, part):
+        """The generator's and the discriminator's, each int32 [2]."""
         seed = self.seed(DROPOUT, step)
         if part is not None:
             seed = randomness.fold_in(seed, part.index)
-        generator_seed, discriminator_seed = randomness.split(seed, 2)
-        masked = self.mask(batch, step, part)
-        generated = self.generate(batch, masked, training, generator_seed)
-        sampled_ids, masked_lm_loss, is_restored = self.sample(
-            generated, masked, training, step, part
-        )
-        replaced_ids, is_replaced = self.replace(batch, masked, sampled_ids)
-        discriminator_logits = self.discriminate(batch, replaced_ids, training, discriminator_seed)
-        return PretrainingOutputs(
-            masked,
-            generated["logits"],
-            masked_lm_loss,
-            is_restored,
-            sampled_ids,
-            replaced_ids,
-            is_replaced,
-            discriminator_logits,
-        )
+        return randomness.split(seed, 2)
 
     def statistics(self, batch, outputs):
         """Sums from which every loss and metric follows; sums of batches are those of their union.
@@ -209,14 +229,13 @@ class ElectraPretrainer(TrainableModel):
           dict of float32 scalars, and `auc_positive`, `auc_negative` [AUC_BINS]: counts of real
           tokens by the discriminator's probability.
         """
-        masked, logits = outputs.masked, outputs.discriminator_logits
         input_mask = tf.cast(batch["input_mask"], tf.float32)
+        logits = outputs.discriminator_logits
         disc_loss = tf.nn.sigmoid_cross_entropy_with_logits(
             labels=outputs.is_replaced, logits=logits
         )
         predicted = tf.cast(logits >= 0.0, tf.float32) * input_mask
         replaced = outputs.is_replaced * input_mask
-        sampled_correct = tf.cast(outputs.sampled_ids == masked.ids, tf.float32)
         bins = tf.cast(tf.sigmoid(logits) * (AUC_BINS - 1), tf.int32)
 
         def histogram(weights):
@@ -225,13 +244,8 @@ class ElectraPretrainer(TrainableModel):
             )
 
         return {
-            "examples": tf.cast(tf.shape(logits)[0], tf.float32),
-            "positions": tf.cast(tf.size(logits), tf.float32),
-            "tokens": tf.reduce_sum(input_mask),
-            "masked": tf.reduce_sum(masked.weights),
-            "masked_lm_loss": tf.reduce_sum(_weighted(outputs.masked_lm_loss, masked.weights)),
-            "masked_lm_correct": tf.reduce_sum(outputs.is_restored * masked.weights),
-            "sampled_correct": tf.reduce_sum(sampled_correct * masked.weights),
+            **self.generator_statistics(batch, outputs),
+            "disc_tokens": tf.reduce_sum(input_mask),
             "disc_loss": tf.reduce_sum(disc_loss * input_mask),
             "disc_example_loss": tf.reduce_sum(
                 tf.reduce_sum(disc_loss * input_mask, -1) / (1e-6 + tf.reduce_sum(input_mask, -1))
@@ -243,11 +257,27 @@ class ElectraPretrainer(TrainableModel):
             "auc_negative": histogram(input_mask - replaced),
         }
 
+    def generator_statistics(self, batch, outputs):
+        """`statistics` of the batch and of the generator alone, whether or not the discriminator ran."""
+        masked, input_mask = outputs.masked, batch["input_mask"]
+        sampled_correct = tf.cast(outputs.sampled_ids == masked.ids, tf.float32)
+        return {
+            "examples": tf.cast(tf.shape(input_mask)[0], tf.float32),
+            "positions": tf.cast(tf.size(input_mask), tf.float32),
+            "tokens": tf.reduce_sum(tf.cast(input_mask, tf.float32)),
+            "masked": tf.reduce_sum(masked.weights),
+            "masked_lm_loss": tf.reduce_sum(_weighted(outputs.masked_lm_loss, masked.weights)),
+            "masked_lm_correct": tf.reduce_sum(outputs.is_restored * masked.weights),
+            "sampled_correct": tf.reduce_sum(sampled_correct * masked.weights),
+            **outputs.generator_sums,
+        }
+
     def totals(self, batch, step, part):
-        """What losses are divided by, the numbers of hidden and of real tokens, before any network runs."""
+        """What losses are divided by: the numbers of hidden and of real tokens, and what the generator adds."""
         return {
             "masked": tf.reduce_sum(self.mask(batch, step, part).weights),
             "tokens": tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
+            **self.generator.totals(batch),
         }
 
     def training_statistics(self, batch, step, part):
@@ -257,22 +287,43 @@ class ElectraPretrainer(TrainableModel):
         return self.losses_of(statistics, totals)[0]
 
     def losses_of(self, statistics, totals=None):
-        """`(loss, masked_lm_loss, disc_loss)`: means over the masked and over the real tokens.
+        """`(loss, generator_loss, disc_loss)`: the sum that is trained, and its parts before their weights.
 
         Args:
           statistics: of `statistics`.
-          totals: dict of `masked` and `tokens` to divide by; None for those of the statistics.
+          totals: dict of what to divide by, as of `totals`; None for those of the statistics.
+
+        Returns:
+          three float32 scalars. The generator's is a mean over the hidden tokens, or of a causal one
+          over all that have a token before them; 0 of one that is not trained. The discriminator's
+          is one over the real tokens.
         """
-        totals = statistics if totals is None else totals
-        masked_lm_loss = statistics["masked_lm_loss"] / (1e-6 + totals["masked"])
-        disc_loss = statistics["disc_loss"] / (1e-6 + totals["tokens"])
-        loss = self.config.gen_weight * masked_lm_loss + self.config.disc_weight * disc_loss
-        return loss, masked_lm_loss, disc_loss
+        generator_loss = self.generator_loss_of(statistics, totals)
+        disc_loss = self.disc_loss_of(statistics, totals)
+        loss = self.config.gen_weight * generator_loss + self.config.disc_weight * disc_loss
+        return loss, generator_loss, disc_loss
+
+    def generator_loss_of(self, statistics, totals=None):
+        """The second of `losses_of`."""
+        if self.config.generator_loss is None:
+            return tf.zeros([])
+        name, number = self.config.generator_loss
+        return statistics[name] / (1e-6 + (totals or statistics)[number])
+
+    def disc_loss_of(self, statistics, totals=None):
+        """The third of `losses_of`."""
+        return statistics["disc_loss"] / (1e-6 + (totals or statistics)["tokens"])
 
     # Keras's overrides, for `fit` and `evaluate`.
 
     def train_step(self, data):
-        """One step of `fit`."""
+        """One step of `fit`.
+
+        Raises:
+          UserError: the schedule has phases, which `training.pretraining.pretrain` runs.
+        """
+        if self.config.schedule in ("alternating", "two_stage"):
+            raise UserError(f"schedule={self.config.schedule}: train by pretrain.py, not by fit")
         return self._readable(self.gradient_step(data))
 
     def test_step(self, data):
@@ -281,10 +332,11 @@ class ElectraPretrainer(TrainableModel):
         return self._readable(self.statistics(data, outputs))
 
     def _readable(self, statistics):
-        loss, masked_lm_loss, disc_loss = self.losses_of(statistics)
+        loss, generator_loss, disc_loss = self.losses_of(statistics)
+        trained_by = self.config.generator_loss
         return {
             "loss": loss,
-            "masked_lm_loss": masked_lm_loss,
+            **({trained_by[0]: generator_loss} if trained_by else {}),
             "masked_lm_accuracy": tf.math.divide_no_nan(
                 statistics["masked_lm_correct"], statistics["masked"]
             ),
@@ -293,6 +345,13 @@ class ElectraPretrainer(TrainableModel):
                 statistics["true_positive"], statistics["replaced"]
             ),
         }
+
+
+def _tokens(batch):
+    """The networks' inputs of a batch, int32."""
+    return {
+        name: tf.cast(batch[name], tf.int32) for name in ("input_ids", "input_mask", "segment_ids")
+    }
 
 
 def _weighted(values, weights):

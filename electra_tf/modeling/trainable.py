@@ -53,7 +53,7 @@ class TrainableModel(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.loss_scale = LossScale(config.mixed_precision)
-        self._sub_batch_rows = None
+        self.sub_batch_rows = None
 
     @property
     @abc.abstractmethod
@@ -97,7 +97,7 @@ class TrainableModel(keras.Model):
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.optimizer.build(self.trainable_variables)
-        self._sub_batch_rows = sub_batch_rows
+        self.sub_batch_rows = sub_batch_rows
         self._compute_gradients = self.compute_gradients
         if jit_compile:
             self._compute_gradients = tf.function(self.compute_gradients, jit_compile=True)
@@ -160,7 +160,7 @@ class TrainableModel(keras.Model):
           list of `(rows, BatchPart)`.
         """
         num_rows = batch["input_ids"].shape[0]
-        size = self._sub_batch_rows
+        size = self.sub_batch_rows
         if size is None or num_rows is None or num_rows <= size or num_rows % size:
             return [(batch, part)]
         number = num_rows // size

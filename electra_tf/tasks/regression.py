@@ -80,7 +80,7 @@ class Regression(Task):
         return np.ptp([p["prediction"] for p in predictions]) < _STUCK * (high - low)
 
     def submitted(self, prediction):
-        low, high = self.label_range
+        low, high = self.config.label_range or self.label_range
         return f"{min(max(prediction['prediction'], low), high):.3f}"
 
     def metrics(self, predictions, examples):

@@ -8,19 +8,20 @@ from absl import logging
 from electra_tf import files
 from electra_tf.errors import UserError
 from electra_tf.interop import huggingface
+from electra_tf.modeling.causal import CausalGenerator
 
 # What TensorFlow raises for a checkpoint that is damaged, or of other variables.
 _UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError)
 
 
 def checkpoint_variables(model):
-    """Everything a resumed run needs, by name: weights, Adam's moments, the step.
+    """Everything a resumed run needs, by name: weights, Adam's moments, counts, the step.
 
     Masks, samples, dropout and the order of the data follow from the step and the seed.
     """
     names = {}
     for network in model.networks:
-        for name, (variable, _) in huggingface.model_tensors(network).items():
+        for name, variable in _variables_by_name(network).items():
             names.setdefault(id(variable), f"{network.name}/{name}")
     variables = {
         "step": model.optimizer.iterations.value,
@@ -29,9 +30,18 @@ def checkpoint_variables(model):
         "skipped_in_a_row": model.loss_scale.skipped_in_a_row,
     }
     for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
-        name = names[id(variable)]
+        name = names.get(id(variable), variable.path)
         variables |= {name: variable.value, f"{name}/adam_m": m.value, f"{name}/adam_v": v.value}
+    for variable in model.non_trainable_weights:
+        variables[variable.path] = variable.value
     return variables
+
+
+def _variables_by_name(network):
+    """The trained variables of a network, a dict: by their names in `model.safetensors`, or Keras's."""
+    if isinstance(network, CausalGenerator):
+        return {variable.path: variable for variable in network.trainable_variables}
+    return {name: variable for name, (variable, _) in huggingface.model_tensors(network).items()}
 
 
 def create_run_checkpoint(model):

@@ -3,6 +3,7 @@
 import time
 
 from electra_tf.configs import ConvolutionalRecurrentConfig, EncoderConfig
+from electra_tf.modeling import phases
 
 
 def encoder_flops(config, length):
@@ -23,32 +24,61 @@ def encoder_flops(config, length):
 
 
 def forward_flops(config):
-    """Matrix products of one example of a `PretrainingConfig`, forward through both networks.
+    """Matrix products of one example of a `PretrainingConfig`, forward through both networks."""
+    return generator_flops(config) + discriminator_flops(config)
 
-    The generator's vocabulary logits are counted at the masked positions alone.
-    """
-    length, predictions = config.max_seq_length, config.max_predictions_per_seq
-    generator, discriminator = config.generator_config(), config.discriminator_config()
-    masked_lm_head = generator.embedding_size * (generator.hidden_size + generator.vocab_size)
-    discriminator_head = discriminator.hidden_size
+
+def discriminator_flops(config):
+    """Of the discriminator's matrix products for one sequence, forward."""
+    length, discriminator = config.max_seq_length, config.discriminator_config()
+    head = discriminator.hidden_size
     if isinstance(discriminator, EncoderConfig):
-        discriminator_head *= discriminator.hidden_size + 1
-    return (
-        encoder_flops(generator, length)
-        + encoder_flops(discriminator, length)
-        + 2 * predictions * masked_lm_head
-        + 2 * length * discriminator_head
-    )
+        head *= discriminator.hidden_size + 1
+    return encoder_flops(discriminator, length) + 2 * length * head
+
+
+def generator_flops(config):
+    """Of the generator's matrix products for one sequence, forward.
+
+    The vocabulary's logits are counted where they are computed: of a masked generator at the hidden
+    positions alone, of a causal one at all.
+    """
+    if config.generator in ("uniform", "unigram"):
+        return 0
+    generator, length = config.generator_config(), config.max_seq_length
+    if config.generator == "causal":
+        vocabulary = 2 * length * generator.embedding_size * generator.vocab_size
+    else:
+        head = generator.embedding_size * (generator.hidden_size + generator.vocab_size)
+        vocabulary = 2 * config.max_predictions_per_seq * head
+    return encoder_flops(generator, length) + vocabulary
+
+
+def steps_flops(config, num_steps, backward=2):
+    """Operations of one example a step in a run's first steps, by what each step's phase runs.
+
+    Args:
+      config: `configs.PretrainingConfig`.
+      num_steps: int.
+      backward: what backward takes in terms of forward.
+    """
+    generator, discriminator = generator_flops(config), discriminator_flops(config)
+    cost = {
+        phases.BOTH: (1 + backward) * (generator + discriminator),
+        phases.GENERATOR: (1 + backward) * generator,
+        phases.DISCRIMINATOR: generator + (1 + backward) * discriminator,
+    }
+    return sum(cost[phase] * n for phase, n in phases.count_steps(config, num_steps).items())
 
 
 def pretraining_flops(config):
-    """Operations of one training example: backward takes twice what forward takes.
+    """Operations of one training example, on the average of a run: backward takes twice what forward takes.
 
     ```python
     pretraining_flops(load_pretraining_config("small"))  # 8.98e9
     ```
     """
-    return 3 * forward_flops(config)
+    return steps_flops(config, config.num_train_steps) // config.num_train_steps
 
 
 def recomputed_flops(config):
@@ -63,7 +93,7 @@ def recomputed_flops(config):
 
 def pretraining_flops_google2020(config):
     """The same in the convention of the original's `flops_computation.py`: backward as much as forward."""
-    return 2 * forward_flops(config)
+    return steps_flops(config, config.num_train_steps, backward=1) // config.num_train_steps
 
 
 def describe_cost(config, peak_flops):

@@ -8,10 +8,11 @@ import tensorflow as tf
 from orbit import controller as orbit_controller
 
 from electra_tf import masking
+from electra_tf.modeling import phases
 from electra_tf.modeling.pretrainer import AUC_BINS
 from electra_tf.training import tensorboard
 from electra_tf.training.examples import view_examples
-from electra_tf.training.flops import pretraining_flops, pretraining_flops_google2020
+from electra_tf.training.flops import steps_flops
 from electra_tf.training.metrics import pretraining_metrics, ratio
 
 # Orbit prints each loop's output; it would break the progress bar, which says the same.
@@ -39,6 +40,7 @@ _SCALARS = (
     "masked_lm_loss",
     "masked_lm_correct",
     "sampled_correct",
+    "disc_tokens",
     "disc_loss",
     "disc_example_loss",
     "replaced",
@@ -73,8 +75,9 @@ class Sums:
             variable.assign(tf.zeros(variable.shape, tf.float64))
 
     def add(self, statistics):
-        """Adds a replica's statistics (inside `strategy.run`)."""
-        for name, variable in self._variables.items():
+        """Adds a replica's statistics (inside `strategy.run`); what did not run has none."""
+        for name in statistics.keys() & self._variables.keys():
+            variable = self._variables[name]
             variable.assign_add(tf.cast(statistics[name], tf.float64))
 
     def numpy(self):
@@ -85,9 +88,10 @@ class Sums:
         }
 
 
-def pretraining_sums(*more_scalars):
-    """`Sums` of `ElectraPretrainer.statistics` and of more scalars."""
-    scalars = {name: () for name in (*_SCALARS, *more_scalars)}
+def pretraining_sums(config, *more_scalars):
+    """`Sums` of the statistics of a `PretrainingConfig`'s `ElectraPretrainer`, and of more scalars."""
+    names = (*_SCALARS, *(config.generator_loss or ()), *more_scalars)
+    scalars = {name: () for name in names}
     return Sums({**scalars, **{name: (AUC_BINS,) for name in _HISTOGRAMS}})
 
 
@@ -105,6 +109,7 @@ class GradientStepTrainer(orbit.StandardTrainer):
         """
         super().__init__(dataset, orbit.StandardTrainerOptions(use_tf_while_loop=True))
         self._strategy, self._model, self._sums = strategy, model, sums
+        self._trained = model  # What `train_step` runs.
         self.train_dataset = dataset
         self._input_wait = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="input_wait")
 
@@ -129,7 +134,7 @@ class GradientStepTrainer(orbit.StandardTrainer):
         self._strategy.run(self._train_rows, args=(batch,))
 
     def _train_rows(self, rows):
-        statistics = self._model.gradient_step(rows)
+        statistics = self._trained.gradient_step(rows)
         skipped = statistics.pop("skipped_steps")
         statistics["steps"] = tf.constant(1.0)
         # Of a skipped step nothing counts: its losses may be NaN.
@@ -163,23 +168,41 @@ class PretrainingTrainer(GradientStepTrainer):
         Args:
           peak_flops: operations a second that make an mfu of 1, of all devices together.
         """
-        sums = pretraining_sums("grad_norm", "steps", "skipped_steps")
+        sums = pretraining_sums(model.config, "grad_norm", "steps", "skipped_steps")
         super().__init__(strategy, model, dataset, sums)
         self._peak_flops = peak_flops
+        self._phases, self._loops = phases.create_phases(model), {}
+
+    def train(self, num_steps):
+        """Runs `num_steps` steps, each of the phase that the schedule says."""
+        self.train_loop_begin()
+        self._first_step = self.step
+        if self._train_iter is None:
+            self._train_iter = iter(self.train_dataset)
+        for phase, number in phases.stretches(self._model.config, self.step, int(num_steps)):
+            phases.hand_over(self._model, self.step)
+            self._trained = self._phases[phase]
+            if phase not in self._loops:  # Traced with what runs in it.
+                self._loops[phase] = self.create_train_loop_fn()
+            self._loops[phase](self._train_iter, tf.constant(number))
+        return self.train_loop_end()
 
     def train_loop_end(self):
         sums = self._sums.numpy()
         seconds = time.perf_counter() - self._start
-        config = self._model.config
+        config, step = self._model.config, self.step
         loop = self.loop_metrics(sums, seconds)
-        steps = int(self._model.optimizer.iterations.value.numpy())
-        examples_so_far = steps * config.train_batch_size
+        flops = steps_flops(config, step)
+        flops_per_example = (flops - steps_flops(config, self._first_step)) / (
+            step - self._first_step
+        )
+        google2020 = steps_flops(config, step, backward=1)
         return {
             **pretraining_metrics(sums, config, is_evaluation=False),
             **loop,
-            "mfu": loop["examples_per_second"] * pretraining_flops(config) / self._peak_flops,
-            "flops": float(pretraining_flops(config) * examples_so_far),
-            "flops_google2020": float(pretraining_flops_google2020(config) * examples_so_far),
+            "mfu": loop["examples_per_second"] * flops_per_example / self._peak_flops,
+            "flops": float(flops * config.train_batch_size),
+            "flops_google2020": float(google2020 * config.train_batch_size),
         }
 
 
@@ -204,7 +227,7 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
         super().__init__(dataset)
         self._strategy, self._model = strategy, model
         self._examples, self._vocab, self._token_counts = examples, vocab, token_counts
-        self._sums = pretraining_sums()
+        self._sums = pretraining_sums(model.config)
         self._by_token = Sums(
             {name: (len(vocab),) for name in ("masked", "masked_lm_correct", "disc_correct")}
         )
@@ -265,7 +288,7 @@ class PretrainingEvaluator(orbit.StandardEvaluator):
         if self._is_first:
             tensorboard.write_balance_layout()
             self._is_first = False
-        tensorboard.write_balance(metrics, config.gen_weight, step)
+        tensorboard.write_balance(metrics, config, step)
         bins = tensorboard.accuracy_by_frequency(self._by_token.numpy(), self._token_counts)
         tensorboard.write_accuracy_by_frequency(bins, step)
         # About 512 tokens make a page.

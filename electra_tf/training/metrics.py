@@ -16,29 +16,35 @@ def pretraining_metrics(statistics, config, is_evaluation):
       is_evaluation: whether the statistics are of held-out examples.
 
     Returns:
-      dict of float, NaN where a metric is undefined.
+      dict of float, NaN where a metric is undefined; with a causal generator `causal_lm_loss` too.
     """
     s = {name: np.asarray(value, np.float64) for name, value in statistics.items()}
-    masked_lm_loss = ratio(s["masked_lm_loss"], s["masked"])
-    disc_loss = ratio(s["disc_loss"], s["tokens"])
-    loss = config.gen_weight * masked_lm_loss + config.disc_weight * disc_loss
+    generator_losses = {"masked_lm_loss": ratio(s["masked_lm_loss"], s["masked"])}
+    generator_loss = 0.0
+    if config.generator_loss:
+        name, number = config.generator_loss
+        generator_losses[name] = generator_loss = ratio(s[name], s[number])
+    disc_loss = ratio(s["disc_loss"], s["disc_tokens"])
+    loss = config.gen_weight * generator_loss
+    if s["disc_tokens"]:  # Else the discriminator did not run.
+        loss += config.disc_weight * disc_loss
     negatives = s["auc_negative"].copy()
     if config.fidelity == "google2020":
-        negatives[0] += s["positions"] - s["tokens"]
+        negatives[0] += (s["positions"] - s["tokens"]) * bool(s["disc_tokens"])
         if is_evaluation:
             disc_loss = ratio(s["disc_example_loss"], s["examples"])
     wrong = s["predicted"] + s["replaced"] - 2 * s["true_positive"]
     return {
         "loss": loss,
-        "masked_lm_loss": masked_lm_loss,
+        **generator_losses,
         "masked_lm_accuracy": ratio(s["masked_lm_correct"], s["masked"]),
         "sampled_masked_lm_accuracy": ratio(s["sampled_correct"], s["masked"]),
         "disc_loss": disc_loss,
-        "disc_accuracy": ratio(s["tokens"] - wrong, s["tokens"]),
+        "disc_accuracy": ratio(s["disc_tokens"] - wrong, s["disc_tokens"]),
         "disc_precision": ratio(s["true_positive"], s["predicted"]),
         "disc_recall": ratio(s["true_positive"], s["replaced"]),
         "disc_auc": _auc(s["auc_positive"], negatives),
-        "replaced_rate": ratio(s["replaced"], s["tokens"]),
+        "replaced_rate": ratio(s["replaced"], s["disc_tokens"]),
     }
 
 

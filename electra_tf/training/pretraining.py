@@ -337,6 +337,8 @@ def _train(
     health = HealthMonitor(config, batches.num_examples, has_eval_data=bool(eval_batches))
     health.before_training(padding_rate)
     first_step = int(model.optimizer.iterations.value.numpy())
+    if config.generator == "unigram" and first_step == 0:
+        model.generator.set_counts(token_counts)
     dataset = distribute(
         strategy, batches.training, config.seed, first_step, config.num_train_steps
     )
@@ -381,8 +383,8 @@ def next_stop(config, step):
 
 
 def export_models(model, tokenizer, folder):
-    """Writes `discriminator/` and `generator/`, each with its tokenizer, below a folder."""
-    for network in (model.discriminator, model.generator):
+    """Writes the trained networks, each with its tokenizer, below a folder by their names."""
+    for network in model.networks:
         path = tf.io.gfile.join(folder, network.name)
         network.save_pretrained(path)
         tokenizer.save_pretrained(path)

@@ -246,25 +246,29 @@ _BALANCE_CHARTS = {
 }
 
 
-def balance(metrics, gen_weight):
+def balance(metrics, gen_weight, generator_loss="masked_lm_loss"):
     """The figures of the generator/discriminator balance, dict of float.
 
     Args:
       metrics: evaluation line of `metrics.jsonl`.
       gen_weight: of the configuration.
+      generator_loss: name of the loss that the weight is of; None where the generator has none.
     """
     _, baseline = majority_baseline(metrics["replaced_rate"])
     return {
         **{name: metrics[name] for name in _BALANCE_CHARTS["how good each one is"]},
         "replaced_rate": metrics["replaced_rate"],
-        "generator_share_of_loss": ratio(gen_weight * metrics["masked_lm_loss"], metrics["loss"]),
+        "generator_share_of_loss": ratio(
+            gen_weight * metrics[generator_loss] if generator_loss else 0.0, metrics["loss"]
+        ),
         "disc_loss_over_baseline": ratio(metrics["disc_loss"], baseline),
     }
 
 
-def write_balance(metrics, gen_weight, step):
+def write_balance(metrics, config, step):
     """Writes `balance` as scalars, for the page "Custom scalars" with a chart for each question."""
-    for name, value in balance(metrics, gen_weight).items():
+    generator_loss, _ = config.generator_loss or (None, None)
+    for name, value in balance(metrics, config.gen_weight, generator_loss).items():
         tf.summary.scalar(f"balance/{name}", np.asarray(value), step=step)  # Else kept (see loop).
 
 

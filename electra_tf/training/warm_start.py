@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from electra_tf.configs import PretrainingConfig, architecture_differences, read_yaml, validate
 from electra_tf.errors import UserError
-from electra_tf.interop import huggingface
+from electra_tf.interop import gpt2, huggingface
+from electra_tf.modeling.causal import CausalGenerator, backbone_options
 from electra_tf.tokenization import read_vocab, vocab_sha256
 from electra_tf.training.checkpoints import restore
 from electra_tf.training.run_folder import CHECKPOINTS, CONFIG_FILE, read_data
@@ -44,19 +45,34 @@ def check_networks(config, tokenizer, folder):
       UserError: a file is missing, or a network has another architecture or vocabulary. It may have
         fewer positions.
     """
-    configs = {
-        "discriminator": config.discriminator_config(),
-        "generator": config.generator_config(),
-    }
     for name, path in find_networks(folder).items():
-        there = huggingface.read_config(path)
-        _refuse_differences(folder, name, there, configs[name], more_positions=True)
+        if name == "generator" and config.generator_loss is None:
+            continue
+        _refuse_differences(folder, name, _differences(name, path, config))
         vocab_file = tf.io.gfile.join(path, "vocab.txt")
         if read_vocab(vocab_file) != tokenizer.vocab:
             raise UserError(
                 f"--init_from={folder}: the {name} has another vocabulary; build the records with "
                 f"--vocab_file={vocab_file}"
             )
+
+
+def _differences(name, path, config):
+    """What keeps the weights of a folder's network from a run's, but for its lack of positions."""
+    if name == "generator" and config.generator == "causal":
+        there = gpt2.read_config(path).backbone_options()
+        here = backbone_options(config.generator_config())
+        return [
+            f"{key} is {there[key]} there and {here[key]} here"
+            for key in here
+            if key != "dropout" and there[key] != here[key]
+        ]
+    here = config.discriminator_config() if name == "discriminator" else config.generator_config()
+    there = huggingface.read_config(path)
+    differences = architecture_differences(there, here)
+    if there.max_position_embeddings < here.max_position_embeddings:
+        differences = [d for d in differences if not d.startswith("max_position_embeddings")]
+    return differences
 
 
 def check_run(config, tokenizer, folder):
@@ -72,9 +88,13 @@ def check_run(config, tokenizer, folder):
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     values = read_yaml(path, "--continue_schedule")
     there = validate(PretrainingConfig, values, path)
+    if there.generator != config.generator:
+        kinds = f"it is {there.generator!r} there and {config.generator!r} here"
+        _refuse_differences(folder, "generator", [kinds])
     for name in ("discriminator_config", "generator_config"):
         network = name.removesuffix("_config")
-        _refuse_differences(folder, network, getattr(there, name)(), getattr(config, name)())
+        differences = architecture_differences(getattr(there, name)(), getattr(config, name)())
+        _refuse_differences(folder, network, differences)
     if read_data(folder).get("vocab_sha256") != vocab_sha256(tokenizer.vocab):
         raise UserError(
             f"--init_from={folder}: the run has another vocabulary; build the records with its own, or "
@@ -82,11 +102,7 @@ def check_run(config, tokenizer, folder):
         )
 
 
-def _refuse_differences(folder, network, there, here, more_positions=False):
-    """Refuses another architecture; `more_positions` says whether there may be more of them here."""
-    differences = architecture_differences(there, here)
-    if more_positions and there.max_position_embeddings < here.max_position_embeddings:
-        differences = [d for d in differences if not d.startswith("max_position_embeddings")]
+def _refuse_differences(folder, network, differences):
     if differences:
         raise UserError(
             f"--init_from={folder}: the {network} is of another architecture: "
@@ -97,8 +113,8 @@ def _refuse_differences(folder, network, there, here, more_positions=False):
 def import_networks(model, folder):
     """Reads the weights of a folder; the optimizer's moments begin at 0.
 
-    What a folder lacks stays random: the generator, apart from the embeddings, which it shares with
-    the discriminator; the head above an encoder. Where it has fewer positions than the run, the
+    What a folder lacks stays random: the generator, apart from embeddings that it shares with the
+    discriminator; the head above an encoder. Where it has fewer positions than the run, the
     further ones begin as copies of its own, over and over (Beltagy et al., 2020, section 5).
 
     Args:
@@ -113,11 +129,15 @@ def import_networks(model, folder):
     """
     paths, notes = find_networks(folder), []
     # The discriminator last: what both share is its own.
-    for network in (model.generator, model.discriminator):
-        if network.name in paths:
-            notes += import_network(network, paths[network.name])
-        else:
+    for network in reversed(model.networks):
+        path = paths.get(network.name)
+        if path is None:
             notes.append(f"{network.name}: none there; new and random, but for shared embeddings")
+        elif isinstance(network, CausalGenerator):
+            gpt2.read_weights(network.backbone, path)
+            notes.append(f"{network.name}: all of {path}")
+        else:
+            notes += import_network(network, path)
     return notes
 
 
