@@ -47,12 +47,15 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 REPEATED = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
 REDUNDANT = frozenset({"electra.embeddings.position_ids", *REPEATED})
 
-# Which keys of `config.json` a tensor's sizes are.
+# Which keys of `config.json` a tensor's first sizes are.
 _SIZES = {
     "electra.embeddings.word_embeddings.weight": ("vocab_size", "embedding_size"),
     "electra.embeddings.position_embeddings.weight": ("max_position_embeddings", "embedding_size"),
     "electra.embeddings.token_type_embeddings.weight": ("type_vocab_size", "embedding_size"),
     "electra.encoder.layer.0.intermediate.dense.weight": ("intermediate_size", "hidden_size"),
+    "electra.encoder.conv.kernel": ("kernel_size", "embedding_size", "filters"),
+    "electra.encoder.forward_lstm.recurrent_kernel": ("units",),
+    "electra.encoder.lstm.recurrent_kernel": ("units",),
 }
 
 _LAYER = re.compile(r"electra\.encoder\.layer\.(\d+)\.")
@@ -264,12 +267,16 @@ def _check_sizes(config, arrays, folder, allow_missing):
     """Refuses sizes that the tensors contradict, before a network of any size is made."""
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     for name, keys in _SIZES.items():
+        if name not in arrays or not all(hasattr(config, key) for key in keys):
+            continue
         expected = tuple(getattr(config, key) for key in keys)
-        if name in arrays and arrays[name].shape != expected:
+        if arrays[name].shape[: len(keys)] != expected:
             raise UserError(
                 f"{path}: {' x '.join(keys)} is {' x '.join(map(str, expected))}, but {name} has "
                 f"shape {arrays[name].shape}"
             )
+    if not isinstance(config, EncoderConfig):
+        return
     layers = {found[1] for found in map(_LAYER.match, arrays) if found}
     last = f"electra.encoder.layer.{config.num_hidden_layers - 1}.output.dense.bias"
     if config.num_hidden_layers > len(layers) and not allows(allow_missing, last):
