@@ -116,9 +116,6 @@ def architecture_differences(one, other, one_place="there", other_place="here"):
 KERNEL_SIZE = 5  # Of a convolution, unless the configuration says another.
 
 
-KERNEL_SIZE = 5  # Of a convolution, unless the configuration says another.
-
-
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
     """All that decides a pre-training run, apart from its data.

@@ -264,12 +264,14 @@ def _check_sizes(config, arrays, folder, allow_missing):
     """Refuses sizes that the tensors contradict, before a network of any size is made."""
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     for name, keys in _SIZES.items():
-        expected = tuple(getattr(config, key) for key in keys)
-        if name in arrays and arrays[name].shape != expected:
+        expected = tuple(getattr(config, key, None) for key in keys)
+        if None not in expected and name in arrays and arrays[name].shape != expected:
             raise UserError(
                 f"{path}: {' x '.join(keys)} is {' x '.join(map(str, expected))}, but {name} has "
                 f"shape {arrays[name].shape}"
             )
+    if isinstance(config, ConvolutionalRecurrentConfig):
+        return
     layers = {found[1] for found in map(_LAYER.match, arrays) if found}
     last = f"electra.encoder.layer.{config.num_hidden_layers - 1}.output.dense.bias"
     if config.num_hidden_layers > len(layers) and not allows(allow_missing, last):
