@@ -122,8 +122,9 @@ class Classification(Task):
 
     @property
     def has_auc(self):
-        """Whether `auc` is among the metrics: where there are two labels, one of which is right."""
-        return len(self.labels) == 2 and not self.config.multi_label
+        """Whether `auc` is among the metrics: where there are two labels that mean something."""
+        is_plain = self.config.kind == "classification" and not self.config.multi_label
+        return is_plain and len(self.labels) == 2
 
 
 def _sorting_key(label):

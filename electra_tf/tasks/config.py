@@ -176,8 +176,9 @@ class TaskConfig:
         metrics = ("accuracy", "f1", "macro_f1")
         if self.multi_label:
             return metrics
-        has_two_labels = self.labels is None or len(self.labels) == 2
-        return (*metrics, "mcc", "auc") if has_two_labels else (*metrics, "mcc")
+        may_have_two = self.labels is None or len(self.labels) == 2
+        has_auc = self.kind == "classification" and may_have_two
+        return (*metrics, "mcc", "auc") if has_auc else (*metrics, "mcc")
 
     @property
     def texts(self):
