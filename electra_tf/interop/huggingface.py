@@ -156,6 +156,15 @@ def stored_shape(tensor):
     return tuple(variable.shape)[::-1] if transposed else tuple(variable.shape)
 
 
+def stored_arrays(tensors):
+    """What `model.safetensors` holds of tensors as `model_tensors` gives them: dict of float32 arrays."""
+    arrays = {}
+    for name, (variable, transposed) in tensors.items():
+        array = np.asarray(variable.numpy(), np.float32)
+        arrays[name] = np.ascontiguousarray(array.T if transposed else array)
+    return arrays
+
+
 def _dense(name, layer):
     return {f"{name}.weight": (layer.kernel, True), f"{name}.bias": (layer.bias, False)}
 
@@ -218,10 +227,6 @@ def save_tensors(tensors, config, architecture, folder, more_config=None):
     """
     import safetensors.numpy
 
-    arrays = {}
-    for name, (variable, transposed) in tensors.items():
-        array = np.asarray(variable.numpy(), np.float32)
-        arrays[name] = np.ascontiguousarray(array.T if transposed else array)
     values = {
         "architectures": [architecture],
         "model_type": next(key for key, c in _CONFIG_CLASSES.items() if c is type(config)),
@@ -230,7 +235,7 @@ def save_tensors(tensors, config, architecture, folder, more_config=None):
         **(more_config or {}),
     }
     # transformers asks for the metadata "format".
-    content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
+    content = safetensors.numpy.save(stored_arrays(tensors), metadata={"format": "pt"})
     files.write(tf.io.gfile.join(folder, WEIGHTS_FILE), content)
     files.write_json(tf.io.gfile.join(folder, CONFIG_FILE), values)
 
