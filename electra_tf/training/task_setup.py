@@ -298,11 +298,6 @@ class FinetunedNetworks:
                 )
 
     @property
-    def non_trainable_weights(self):
-        """Of all networks: what a checkpoint holds beside what is trained."""
-        return [v for network in self.networks for v in network.non_trainable_weights]
-
-    @property
     def step(self):
         """Number of the steps done."""
         return int(self.optimizer.iterations.value.numpy())
