@@ -84,6 +84,7 @@ setup(
             "electra-extend-vocab=electra_tf.commands.extend_vocab:main",
             "electra-convert=electra_tf.commands.convert:main",
             "electra-generate=electra_tf.commands.generate:main",
+            "electra-play=electra_tf.commands.play:main",
             "electra-verify-export=electra_tf.commands.verify_export:main",
             "electra-query=electra_tf.commands.query:main",
             "electra-plan=electra_tf.commands.plan:main",

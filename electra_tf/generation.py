@@ -13,6 +13,8 @@ from electra_tf.modeling.causal import import_keras_hub
 from electra_tf.tokenization import Tokenizer
 
 _END = "<|endoftext|>"
+_NEVER = -1e9  # Added to the logit of a token that is never taken.
+_ROWS_AT_ONCE = 64
 
 
 def create_sampler(temperature=None, top_k=None, top_p=None, beam_size=None, seed=None):
@@ -64,6 +66,26 @@ def _beam_sampler(beam_size):
             return prompts[0]
 
     return AllBeams(beam_size, return_all_beams=True)
+
+
+def _sampler_without(sampler, is_left_out):
+    """A sampler that never takes some tokens.
+
+    Args:
+      sampler: `keras_hub.samplers.Sampler`.
+      is_left_out: bool [V].
+    """
+    bias = np.where(is_left_out, _NEVER, 0.0).astype(np.float32)
+
+    class Without(import_keras_hub().samplers.Sampler):
+        def __call__(self, next, *args, **kwargs):
+            def biased(*state):
+                logits, *rest = next(*state)
+                return tf.cast(logits, tf.float32) + bias, *rest
+
+            return sampler(biased, *args, **kwargs)
+
+    return Without()
 
 
 class TextGenerator:
@@ -136,20 +158,54 @@ class TextGenerator:
                     "beam_size, or draw with temperature, top_k or top_p"
                 )
             num_rows = 1
-        # What is yet to be written must not look like an end.
-        pad_id = next(i for i in range(self.vocabulary.size) if i not in self.vocabulary.end_ids)
-        token_ids = np.full([num_rows, max_length], pad_id, np.int32)
-        is_prompt = np.zeros([num_rows, max_length], bool)
-        token_ids[:, : len(prompt_ids)], is_prompt[:, : len(prompt_ids)] = prompt_ids, True
         # To compile it takes longer than a text.
         self.model.compile(sampler=sampler, jit_compile=False)
         outputs = self.model.generate(
-            {"token_ids": token_ids, "padding_mask": is_prompt},
+            self._inputs([prompt_ids] * num_rows, max_length),
             stop_token_ids=self.vocabulary.end_ids or None,
         )
         rows = zip(outputs["token_ids"], outputs["padding_mask"])
         texts = [self.vocabulary.decode(ids[is_text].tolist()) for ids, is_text in rows]
         return texts[:num_return_sequences]
+
+    def fill(self, prompts, max_length, sampler, progress=None):
+        """Continues prompts of one length, each to the same number of tokens.
+
+        A token that ends a text, or that stands for none, is never written.
+
+        Args:
+          prompts: list of lists of int, of `vocabulary.encode`.
+          max_length: tokens of each row, the prompt's included.
+          sampler: of `create_sampler`, but no search.
+          progress: function of the number of rows done, called now and then.
+
+        Returns:
+          int32 [N, max_length], the prompts included.
+
+        Raises:
+          UserError: the model has fewer positions, or the prompts leave no room.
+        """
+        self._check_lengths(len(prompts[0]), max_length)
+        is_left_out = np.arange(self.model.backbone.vocabulary_size) >= self.vocabulary.size
+        is_left_out[list(self.vocabulary.special_ids)] = True
+        self.model.compile(sampler=_sampler_without(sampler, is_left_out), jit_compile=False)
+        filled = []
+        for start in range(0, len(prompts), _ROWS_AT_ONCE):
+            inputs = self._inputs(prompts[start : start + _ROWS_AT_ONCE], max_length)
+            filled.append(self.model.generate(inputs, stop_token_ids=None)["token_ids"])
+            if progress:
+                progress(min(start + _ROWS_AT_ONCE, len(prompts)))
+        return np.concatenate(filled)
+
+    def _inputs(self, prompts, max_length):
+        """What KerasHub's model takes: prompts [N, P], and room up to `max_length`."""
+        num_rows, length = np.shape(prompts)
+        # What is yet to be written must not look like an end.
+        pad_id = next(i for i in range(self.vocabulary.size) if i not in self.vocabulary.end_ids)
+        token_ids = np.full([num_rows, max_length], pad_id, np.int32)
+        is_prompt = np.zeros([num_rows, max_length], bool)
+        token_ids[:, :length], is_prompt[:, :length] = prompts, True
+        return {"token_ids": token_ids, "padding_mask": is_prompt}
 
     def _check_lengths(self, prompt_length, max_length):
         most = self.model.backbone.max_sequence_length
@@ -167,17 +223,18 @@ class WordPieces:
 
     def __init__(self, tokenizer):
         """Takes a `Tokenizer`."""
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.size, self.end_ids = tokenizer.vocab_size, [tokenizer.sep_id]
+        self.special_ids = tokenizer.special_ids
 
     def encode(self, text):
         """The tokens of a text to continue, list of int."""
-        return [self._tokenizer.cls_id, *self._tokenizer.tokenize(text).numpy().tolist()]
+        return [self.tokenizer.cls_id, *self.tokenizer.tokenize(text).numpy().tolist()]
 
     def decode(self, ids):
         """The text of tokens, without special ones, str."""
-        ids = [i for i in ids if i not in self._tokenizer.special_ids]
-        return self._tokenizer.detokenize(tf.constant(ids, tf.int32)).numpy().decode()
+        ids = [i for i in ids if i not in self.tokenizer.special_ids]
+        return self.tokenizer.detokenize(tf.constant(ids, tf.int32)).numpy().decode()
 
 
 class BytePairs:
@@ -186,6 +243,7 @@ class BytePairs:
     def __init__(self, tokenizer, end_ids):
         """Takes a `tokenizers.Tokenizer`, and the ids of the tokens that end a text, list of int."""
         self._tokenizer, self.end_ids = tokenizer, end_ids
+        self.special_ids = end_ids
         self.size = tokenizer.get_vocab_size()
 
     def encode(self, text):

@@ -51,6 +51,7 @@ TEXTS = dataclasses.replace(TOKENS, pool_size=3)
 OVERRIDES = {"discriminator": "convolutional_recurrent", "kernel_size": 3, "units": 12}
 PRETRAINING = dataclasses.replace(CONFIG, **OVERRIDES)
 LENGTHS = (12, 7, 1)
+MODEL_TYPE = {"model_type": "electra_tf_convolutional_recurrent"}
 
 
 def inputs_of(lengths=LENGTHS, padding=0):
@@ -209,7 +210,7 @@ def test_the_folder_is_keras_names_and_layouts(tmp_path):
     network.save_pretrained(str(tmp_path))
     values = read_json(tmp_path / "config.json")
     assert values.pop("architectures") == ["Discriminator"]
-    assert values.pop("model_type") == "electra_tf_convolutional_recurrent"
+    assert values.pop("model_type") == MODEL_TYPE["model_type"]
     assert values == dataclasses.asdict(TOKENS)
     arrays = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     lstms = ("forward_lstm", "backward_lstm")
@@ -241,9 +242,10 @@ def test_folders_that_do_not_match_are_refused(tmp_path):
     with pytest.raises(UserError, match="unexpected classifier.weight"):
         Discriminator.from_pretrained(str(tmp_path / "texts"))
     path = tmp_path / "tokens" / "config.json"
-    path.write_text(json.dumps({**read_json(path), "units": 8}))
-    with pytest.raises(UserError, match=r"backward_lstm.kernel has shape \(6, 28\), not \(6, 32\)"):
-        Discriminator.from_pretrained(str(tmp_path / "tokens"))
+    for key, value, shape in (("units", 10**9, r"\(7, 28\)"), ("filters", 10**9, r"\(5, 8, 6\)")):
+        path.write_text(json.dumps({**dataclasses.asdict(TOKENS), **MODEL_TYPE, key: value}))
+        with pytest.raises(UserError, match=f"{key} is .*000, but electra.encoder.* shape {shape}"):
+            Discriminator.from_pretrained(str(tmp_path / "tokens"))
 
 
 # Pre-training.
@@ -409,7 +411,8 @@ def test_a_run_begins_with_anothers_weights(data, finished, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "to", [["--to=google"], ["--to=google", "--optimizer"], ["--to=keras_hub"]]
+    "to",
+    [["--to=google"], ["--to=google", "--optimizer"], ["--to=keras_hub"], ["--to=huggingface"]],
 )
 def test_no_conversion(finished, tmp_path, capsys, to):
     assert convert.main(["", *to, f"--input={finished}", f"--output={tmp_path}/there"]) == 2
@@ -496,6 +499,13 @@ def classified(data_dir, encoder, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("runs") / "classified"
     assert run(data_dir, encoder, folder, overrides=LONGER) == 0
     return folder
+
+
+def test_a_fine_tuned_model_is_not_converted(classified, tmp_path, capsys):
+    flags = ["--to=huggingface", f"--input={classified}", f"--output={tmp_path}/there"]
+    assert convert.main(["", *flags]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "model: the encoder is convolutional-recurrent" in line
 
 
 def test_classification(classified, data_dir):  # noqa: F811

@@ -164,6 +164,8 @@ for rows in map(int, sizes):
         ("small", "float32", "kept", 8, 32),
         ("small", "bfloat16", "kept", 8, 32),
         ("small", "float32", "recomputed", 8, 32),
+        ("tiny_convolutional_recurrent", "float32", "kept", 8, 128),
+        ("tiny_convolutional_recurrent", "bfloat16", "kept", 8, 128),
     ],
 )
 def test_activations_are_those_measured(preset, dtype, variant, small, large):

@@ -24,6 +24,26 @@ from electra_tf.configs import load_finetuning_config, parse_overrides
 from electra_tf.errors import UserError
 
 
+def define_trial_flags(values):
+    """Flags of every command that fine-tunes."""
+    flags.DEFINE_integer(
+        "num_trials", 1, "Trials, each with a seed of its own.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed",
+        None,
+        "Seed of the first trial (default: the configuration's, 42); the next ones follow.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "restart_failed",
+        False,
+        "Train trials again, with other seeds, that are stuck at one label.",
+        flag_values=values,
+    )
+
+
 def define_flags(values):
     flags.DEFINE_string(
         "task",
@@ -57,27 +77,12 @@ def define_flags(values):
         "key=value of the configuration, or of the task's YAML file; repeatable.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "num_trials", 1, "Trials, each with a seed of its own.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "seed",
-        None,
-        "Seed of the first trial (default: the configuration's, 42); the next ones follow.",
-        lower_bound=0,
-        flag_values=values,
-    )
+    define_trial_flags(values)
     flags.DEFINE_enum(
         "mode",
         "train",
         ["train", "evaluate", "predict"],
         "Train, or apply a fine-tuned model to the dev set or to the test set.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "restart_failed",
-        False,
-        "Train trials again, with other seeds, that are stuck at one label.",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -167,18 +172,18 @@ def _read_training_data(config, data_dir, bad_rows):
     return data
 
 
-def _train(values, task_configs, config, strategy, bad_rows):
-    from electra_tf.training import finetuning
-    from electra_tf.training.strategies import is_chief
-    from electra_tf.training.task_setup import load_encoder
+def train(values, config, data, encoder, strategy):
+    """Trains all trials with a progress bar.
 
-    if not values.init_from:
-        raise UserError("--init_from: give the folder of the encoder to fine-tune")
-    data = [
-        _read_training_data(task_config, folder, bad_rows)
-        for task_config, folder in zip(task_configs, _data_dirs(values.data_dir, task_configs))
-    ]
-    encoder = load_encoder(values.init_from)
+    Args:
+      values: parsed flags: `output_dir`, `num_trials`, `restart_failed`, `xla`.
+      config, data, encoder, strategy: as of `finetuning.finetune`.
+
+    Returns:
+      what `results.json` holds, a dict.
+    """
+    from electra_tf.training import finetuning
+
     with contextlib.ExitStack() as bars:
         bar = None
 
@@ -197,7 +202,7 @@ def _train(values, task_configs, config, strategy, bad_rows):
             )
             bar.update(step - bar.n)
 
-        results = finetuning.finetune(
+        return finetuning.finetune(
             config,
             data,
             encoder,
@@ -209,6 +214,19 @@ def _train(values, task_configs, config, strategy, bad_rows):
             on_start=start,
             on_progress=show,
         )
+
+
+def _train(values, task_configs, config, strategy, bad_rows):
+    from electra_tf.training.strategies import is_chief
+    from electra_tf.training.task_setup import load_encoder
+
+    if not values.init_from:
+        raise UserError("--init_from: give the folder of the encoder to fine-tune")
+    data = [
+        _read_training_data(task_config, folder, bad_rows)
+        for task_config, folder in zip(task_configs, _data_dirs(values.data_dir, task_configs))
+    ]
+    results = train(values, config, data, load_encoder(values.init_from), strategy)
     if not is_chief(strategy):
         return
     print_results(results)

@@ -15,20 +15,8 @@ from absl import flags
 from electra_tf import commands
 
 
-def define_flags(values):
-    flags.DEFINE_string("model", None, "Folder of the model, or of the run.", flag_values=values)
-    flags.DEFINE_string("prompt", None, "Text to continue; may be empty.", flag_values=values)
-    flags.mark_flags_as_required(["model", "prompt"], flag_values=values)
-    flags.DEFINE_integer(
-        "max_length", 50, "Most tokens, the prompt's included.", lower_bound=2, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "num_return_sequences",
-        1,
-        "How many texts; of a search the best ones. An empty line is between two.",
-        lower_bound=1,
-        flag_values=values,
-    )
+def define_sampling_flags(values):
+    """Flags of every command that draws text."""
     flags.DEFINE_float(
         "temperature",
         None,
@@ -47,6 +35,23 @@ def define_flags(values):
         upper_bound=1.0,
         flag_values=values,
     )
+
+
+def define_flags(values):
+    flags.DEFINE_string("model", None, "Folder of the model, or of the run.", flag_values=values)
+    flags.DEFINE_string("prompt", None, "Text to continue; may be empty.", flag_values=values)
+    flags.mark_flags_as_required(["model", "prompt"], flag_values=values)
+    flags.DEFINE_integer(
+        "max_length", 50, "Most tokens, the prompt's included.", lower_bound=2, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_return_sequences",
+        1,
+        "How many texts; of a search the best ones. An empty line is between two.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    define_sampling_flags(values)
     flags.DEFINE_integer(
         "beam_size",
         None,

@@ -47,12 +47,15 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 REPEATED = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
 REDUNDANT = frozenset({"electra.embeddings.position_ids", *REPEATED})
 
-# Which keys of `config.json` a tensor's sizes are.
+# Which keys of `config.json` a tensor's first sizes are.
 _SIZES = {
     "electra.embeddings.word_embeddings.weight": ("vocab_size", "embedding_size"),
     "electra.embeddings.position_embeddings.weight": ("max_position_embeddings", "embedding_size"),
     "electra.embeddings.token_type_embeddings.weight": ("type_vocab_size", "embedding_size"),
     "electra.encoder.layer.0.intermediate.dense.weight": ("intermediate_size", "hidden_size"),
+    "electra.encoder.conv.kernel": ("kernel_size", "embedding_size", "filters"),
+    "electra.encoder.forward_lstm.recurrent_kernel": ("units",),
+    "electra.encoder.lstm.recurrent_kernel": ("units",),
 }
 
 _LAYER = re.compile(r"electra\.encoder\.layer\.(\d+)\.")
@@ -153,6 +156,15 @@ def stored_shape(tensor):
     return tuple(variable.shape)[::-1] if transposed else tuple(variable.shape)
 
 
+def stored_arrays(tensors):
+    """What `model.safetensors` holds of tensors as `model_tensors` gives them: dict of float32 arrays."""
+    arrays = {}
+    for name, (variable, transposed) in tensors.items():
+        array = np.asarray(variable.numpy(), np.float32)
+        arrays[name] = np.ascontiguousarray(array.T if transposed else array)
+    return arrays
+
+
 def _dense(name, layer):
     return {f"{name}.weight": (layer.kernel, True), f"{name}.bias": (layer.bias, False)}
 
@@ -215,10 +227,6 @@ def save_tensors(tensors, config, architecture, folder, more_config=None):
     """
     import safetensors.numpy
 
-    arrays = {}
-    for name, (variable, transposed) in tensors.items():
-        array = np.asarray(variable.numpy(), np.float32)
-        arrays[name] = np.ascontiguousarray(array.T if transposed else array)
     values = {
         "architectures": [architecture],
         "model_type": next(key for key, c in _CONFIG_CLASSES.items() if c is type(config)),
@@ -227,7 +235,7 @@ def save_tensors(tensors, config, architecture, folder, more_config=None):
         **(more_config or {}),
     }
     # transformers asks for the metadata "format".
-    content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
+    content = safetensors.numpy.save(stored_arrays(tensors), metadata={"format": "pt"})
     files.write(tf.io.gfile.join(folder, WEIGHTS_FILE), content)
     files.write_json(tf.io.gfile.join(folder, CONFIG_FILE), values)
 
@@ -264,12 +272,16 @@ def _check_sizes(config, arrays, folder, allow_missing):
     """Refuses sizes that the tensors contradict, before a network of any size is made."""
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     for name, keys in _SIZES.items():
+        if name not in arrays or not all(hasattr(config, key) for key in keys):
+            continue
         expected = tuple(getattr(config, key) for key in keys)
-        if name in arrays and arrays[name].shape != expected:
+        if arrays[name].shape[: len(keys)] != expected:
             raise UserError(
                 f"{path}: {' x '.join(keys)} is {' x '.join(map(str, expected))}, but {name} has "
                 f"shape {arrays[name].shape}"
             )
+    if not isinstance(config, EncoderConfig):
+        return
     layers = {found[1] for found in map(_LAYER.match, arrays) if found}
     last = f"electra.encoder.layer.{config.num_hidden_layers - 1}.output.dense.bias"
     if config.num_hidden_layers > len(layers) and not allows(allow_missing, last):

@@ -268,6 +268,8 @@ def _pretrained_folders(folder, architecture, generator):
 
 def _load_pretrained(sources, allow_missing):
     """The networks of some folders, by name."""
+    for source in sources.values():
+        runs.check_transformer(huggingface.read_config(source), source)
     return [
         huggingface.load_model(_PRETRAINED[name][0], source, allow_missing=allow_missing)
         for name, source in sources.items()
@@ -496,6 +498,7 @@ def _max_seq_length(folder, config):
 def _finetuned_from_run(model_folder, folder, allow_missing):
     """`from_run` of the folder of a fine-tuned model."""
     rows, notes = [], []
+    runs.check_transformer(huggingface.read_config(model_folder), model_folder)
     ours = huggingface.read_tensors(model_folder)
     with files.replacing(folder) as temporary:
         for name in task_names(model_folder):

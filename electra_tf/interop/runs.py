@@ -136,7 +136,7 @@ def write_origin(folder, configs, tokenizer, init_from, shares_embeddings=True):
 
 
 def check_transformer(config, where):
-    """Refuses a network that no other program has.
+    """Refuses an encoder that no other program has.
 
     Args:
       config: its `EncoderConfig` or `ConvolutionalRecurrentConfig`.
@@ -144,7 +144,7 @@ def check_transformer(config, where):
     """
     if isinstance(config, ConvolutionalRecurrentConfig):
         raise UserError(
-            f"{where}: the discriminator is convolutional-recurrent, which no other program has; a "
+            f"{where}: the encoder is convolutional-recurrent, which no other program has; a "
             "Transformer can be converted"
         )
 

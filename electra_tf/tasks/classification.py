@@ -7,7 +7,7 @@ from electra_tf.errors import UserError
 from electra_tf.modeling.electra import SequenceClassifier
 from electra_tf.tasks.config import label_text
 from electra_tf.tasks.features import text_features
-from electra_tf.tasks.metrics import classification_metrics, multi_label_metrics
+from electra_tf.tasks.metrics import auc, classification_metrics, multi_label_metrics
 from electra_tf.tasks.task import Task, read_texts
 
 
@@ -31,7 +31,13 @@ class Classification(Task):
                 f"{examples[0].place.rpartition(':')[0]}: one label alone, {', '.join(found)!r}; "
                 "there must be two to tell apart"
             )
-        return cls(config, sorted(found, key=_sorting_key))
+        task = cls(config, sorted(found, key=_sorting_key))
+        if config.metric == "auc" and not task.has_auc:
+            raise UserError(
+                f"metric=auc: {len(found)} labels ({', '.join(task.labels)}); it compares two: choose "
+                "another metric"
+            )
+        return task
 
     @classmethod
     def read_file(cls, config, path, split, bad_rows):
@@ -105,10 +111,20 @@ class Classification(Task):
         return [p["prediction"] for p in predictions], [e.label for e in examples]
 
     def metrics(self, predictions, examples):
+        true = [e.label for e in examples]
         compute = multi_label_metrics if self.config.multi_label else classification_metrics
-        return compute(
-            [p["prediction"] for p in predictions], [e.label for e in examples], self.labels
-        )
+        values = compute([p["prediction"] for p in predictions], true, self.labels)
+        if self.has_auc:
+            positive = self.labels[1]
+            scores = [p["scores"][positive] for p in predictions]
+            values |= auc(scores, [label == positive for label in true])
+        return values
+
+    @property
+    def has_auc(self):
+        """Whether `auc` is among the metrics: where there are two labels that mean something."""
+        is_plain = self.config.kind == "classification" and not self.config.multi_label
+        return is_plain and len(self.labels) == 2
 
 
 def _sorting_key(label):

@@ -173,7 +173,12 @@ class TaskConfig:
             return ("f1", "exact_match")
         if self.kind == "tagging":
             return ("accuracy", "f1", "precision", "recall") if self.scheme else ("accuracy",)
-        return ("accuracy", "f1", "macro_f1") + (() if self.multi_label else ("mcc",))
+        metrics = ("accuracy", "f1", "macro_f1")
+        if self.multi_label:
+            return metrics
+        may_have_two = self.labels is None or len(self.labels) == 2
+        has_auc = self.kind == "classification" and may_have_two
+        return (*metrics, "mcc", "auc") if has_auc else (*metrics, "mcc")
 
     @property
     def texts(self):

@@ -30,6 +30,23 @@ def classification_metrics(predicted, true, labels):
     )
 
 
+def auc(scores, is_positive):
+    """Area under the ROC curve: how often an example of one label scores above one of the other.
+
+    Args:
+      scores: list of float, the probabilities of the positive label.
+      is_positive: list of bool.
+
+    Returns:
+      dict of `auc`; 0.5 where all examples are of one label.
+    """
+    from sklearn import metrics
+
+    if len(set(is_positive)) < 2:
+        return _floats(auc=0.5)
+    return _floats(auc=metrics.roc_auc_score(is_positive, scores))
+
+
 def multi_label_metrics(predicted, true, labels):
     """Of any number of labels an example.
 

@@ -6,11 +6,13 @@ import json
 import math
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from absl import logging
 
 from electra_tf.errors import UserError
 from electra_tf.interop import huggingface
+from electra_tf.modeling.electra import ElectraModel
 from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.modeling.trainable import DTYPE_POLICIES
 from electra_tf.optimization import create_finetuning_optimizer
@@ -65,10 +67,27 @@ def load_encoder(folder):
             f"{folder}: vocab.txt has {tokenizer.vocab_size} pieces, the model "
             f"{config.vocab_size}; they belong to different models"
         )
+    return Encoder(config, arrays, tokenizer, _sha256(arrays))
+
+
+def create_encoder(config, tokenizer, seed):
+    """An `Encoder` with random weights.
+
+    Args:
+      config: `EncoderConfig` or `ConvolutionalRecurrentConfig`.
+      tokenizer: `Tokenizer`.
+      seed: int that decides the weights.
+    """
+    keras.utils.set_random_seed(seed)
+    arrays = huggingface.stored_arrays(huggingface.encoder_tensors(ElectraModel(config)))
+    return Encoder(config, arrays, tokenizer, _sha256(arrays))
+
+
+def _sha256(arrays):
     sha256 = hashlib.sha256()
     for name in sorted(arrays):
         sha256.update(name.encode() + arrays[name].tobytes())
-    return Encoder(config, arrays, tokenizer, sha256.hexdigest())
+    return sha256.hexdigest()
 
 
 class FinetuningData(NamedTuple):
@@ -241,6 +260,7 @@ class FinetunedNetworks:
       finetuners: list of `Finetuner`.
       networks: list of their networks.
       trainable_variables: of all, each once.
+      non_trainable_weights: none, a list; other models' checkpoints have such.
       optimizer, loss_scale: of all.
     """
 
@@ -264,6 +284,7 @@ class FinetunedNetworks:
             )
             by_id = {id(v): v for network in self.networks for v in network.trainable_variables}
             self.trainable_variables = list(by_id.values())
+            self.non_trainable_weights = []
             self.optimizer.build(self.trainable_variables)
             self.loss_scale = self.finetuners[0].loss_scale
             for finetuner in self.finetuners:
@@ -275,6 +296,11 @@ class FinetunedNetworks:
                     if setup.jit_compile
                     else sub_batch_rows(setup.strategy, rows),
                 )
+
+    @property
+    def non_trainable_weights(self):
+        """Of all networks: what a checkpoint holds beside what is trained."""
+        return [v for network in self.networks for v in network.non_trainable_weights]
 
     @property
     def step(self):
