@@ -241,7 +241,8 @@ def test_any_optimizer_comes_back_bit_for_bit(
         num_attention_heads=heads,
     )
     generator = sizes(hidden_size=min(generator_size, hidden_size))
-    model = runs.create_pretrainer(runs.sizes_of([config, generator], shares_embeddings), "")
+    chosen = runs.sizes_of([config, generator], shares_embeddings)
+    model = runs.create_pretrainer(runs.pretraining_config(chosen, ""))
     tensors = google.pretrainer_tensors(model)
     step = tensors.pop("global_step").variable
     step.assign(more.draw(st.integers(0, 2_000_000)))

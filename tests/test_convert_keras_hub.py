@@ -287,7 +287,7 @@ def test_pretraining_begins_with_a_preset(preset, tmp_path):
     assert to_run(preset, tmp_path / "run") == 0
     assert json.loads((tmp_path / "run/data.json").read_text())["init_from"] == str(preset)
     values = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
-    model = runs.create_pretrainer(values, "")
+    model = runs.create_pretrainer(runs.pretraining_config(values, ""))
     run = str(tmp_path / "run")
     warm_start.check_networks(model.config, Tokenizer(VOCAB), run)
     notes = warm_start.import_networks(model, run)

@@ -346,13 +346,9 @@ def test_half_precision():
     assert 0 < np.abs(found - expected).max() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "num_parts, num_replicas, sub_batch_rows",
-    [
-        (2, 2, None),
-        pytest.param(2, 1, None, marks=pytest.mark.slow),
-        pytest.param(1, 1, 2, marks=pytest.mark.slow),
-    ],
+    "num_parts, num_replicas, sub_batch_rows", [(2, 2, None), (2, 1, None), (1, 1, 2)]
 )
 def test_parts_are_the_whole(num_parts, num_replicas, sub_batch_rows, two_devices, whole):
     config = dataclasses.replace(STILL, **OVERRIDES, gradient_accumulation_steps=num_parts)

@@ -198,13 +198,6 @@ def test_norms_and_biases_of_the_decoder_are_not_decayed():
     }  # fmt: skip
 
 
-def test_the_optimizer_lowers_the_causal_loss():
-    model = model_of("causal", learning_rate=1e-2)
-    step = tf.function(model.gradient_step)
-    losses = [float(model.losses_of(step(batch_of(0)))[1]) for _ in range(30)]
-    assert losses[-1] < losses[0] - 0.3
-
-
 def test_dropout_is_the_steps():
     model, batch = model_of("causal"), batch_of(0)
     losses = [
@@ -215,6 +208,24 @@ def test_dropout_is_the_steps():
     assert losses[3] == losses[4] != losses[0]
 
 
+@pytest.mark.parametrize("disallow_correct", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_xla_proposes_the_same(kind, disallow_correct):
+    model, batch = model_of(kind, disallow_correct=disallow_correct), batch_of(0)
+
+    def propose():
+        masked = model.mask(batch, 3)
+        proposals = model.propose(batch, masked, False, None, 3)
+        losses = tf.math.multiply_no_nan(proposals.masked_lm_loss, masked.weights)
+        return proposals.sampled_ids, losses
+
+    ids, losses = propose()
+    compiled_ids, compiled_losses = tf.function(propose, jit_compile=True)()
+    np.testing.assert_array_equal(compiled_ids, ids)
+    np.testing.assert_allclose(compiled_losses, losses, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["causal", "unigram"])
 def test_the_whole_step_compiles(kind):
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -244,9 +255,10 @@ def train_on(strategy, config):
     return np.array(losses), {v.path: v.numpy() for v in model.trainable_variables}
 
 
-@pytest.mark.parametrize("kind", ["causal", "unigram"])
+@pytest.mark.parametrize("kind", ["causal", pytest.param("unigram", marks=pytest.mark.slow)])
 def test_two_devices_of_two_micro_batches_are_one_device(kind, two_devices):
-    config = config_of(kind, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = config_of(kind, num_hidden_layers=1, **still)
     losses, expected = train_on(tf.distribute.get_strategy(), config)
     parts = dataclasses.replace(config, gradient_accumulation_steps=2)
     losses_of_parts, weights_of_parts = train_on(two_devices, parts)
@@ -299,6 +311,7 @@ def test_a_causal_runs_folder(data, finished, capsys):
     config = json.loads((finished / "generator" / "config.json").read_text())
     vocab = (finished / "generator" / "vocab.txt").read_text().splitlines()
     assert lines[0]["causal_lm_loss"] == pytest.approx(np.log(len(vocab)), abs=0.1)
+    assert lines[-2]["causal_lm_loss"] < lines[0]["causal_lm_loss"] - 0.02
     names = [vocab[config[f"{name}_token_id"]] for name in ("pad", "bos", "eos")]
     assert names == ["[PAD]", "[CLS]", "[SEP]"]
     assert run(data, finished, "masked") == 2
@@ -391,7 +404,7 @@ def test_other_commands_say_what_they_cannot_take(finished, tmp_path, capsys):
         last_line(capsys)
     )
     assert convert.main([*to_google, "--optimizer"]) == 2
-    assert "the generator is 'causal'; only a masked one's training" in last_line(capsys)
+    assert "generator is causal; training can be converted with masked alone" in last_line(capsys)
     assert convert.main([*to_google, "--allow_missing=generator.*"]) == 0
     served = ["", f"--output_dir={tmp_path}/served", "--name=g"]
     assert export.main([*served, f"--model_dir={finished}/generator"]) == 2

@@ -221,7 +221,10 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(
+    scope="module",
+    params=["alternating", "two_stage", pytest.param("adversarial", marks=pytest.mark.slow)],
+)
 def run(request, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / request.param
     flags = [f"--override={override}" for override in RUNS[request.param]]

@@ -314,7 +314,8 @@ def _create_pretrainer(source, configs, shares_embeddings, allow_missing):
             f"{source.path}: no moments of Adam (.../adam_m, .../adam_v) in it; leave --optimizer "
             "out, or let them begin at 0 by --allow_missing='.*/adam_[mv]'"
         )
-    model = runs.create_pretrainer(runs.sizes_of(configs, shares_embeddings), source.path)
+    sizes = runs.sizes_of(configs, shares_embeddings)
+    model = runs.create_pretrainer(runs.pretraining_config(sizes, source.path))
     for config, network in zip(configs, model.networks):
         differences = architecture_differences(config, network.config)
         if differences:

@@ -47,16 +47,19 @@ def create_networks(configs, shares_embeddings):
     return [discriminator, *(Generator(config, embeddings=embeddings) for config in configs[1:])]
 
 
-def create_pretrainer(sizes, where):
-    """A new `ElectraPretrainer` with its optimizer.
+def pretraining_config(sizes, where):
+    """A `PretrainingConfig` that tells the variables of an `ElectraPretrainer` and their names.
 
     Args:
-      sizes: dict of keys of a `PretrainingConfig`, at least those of `sizes_of`; the other ones are of
-        no matter to variables and their names.
+      sizes: dict of its keys, at least those of `sizes_of`; the other ones are of no matter.
       where: begins an error.
     """
     others = {**PRETRAINING_PRESETS["small"], "max_seq_length": 5}  # Any model has 5 positions.
-    config = validate(PretrainingConfig, {**others, **sizes}, where)
+    return validate(PretrainingConfig, {**others, **sizes}, where)
+
+
+def create_pretrainer(config):
+    """A new `ElectraPretrainer` of a `PretrainingConfig` with its optimizer."""
     model = ElectraPretrainer(config)
     model.compile(create_optimizer(config))
     return model
@@ -240,13 +243,14 @@ def read_pretrainer(run):
     path, checkpoints = (tf.io.gfile.join(run, name) for name in (CONFIG_FILE, CHECKPOINTS))
     if not saved_checkpoints(checkpoints):
         raise UserError(f"{checkpoints}: no checkpoint in it; leave --optimizer out")
-    model = create_pretrainer(read_yaml(path, "--input"), path)
+    config = pretraining_config(read_yaml(path, "--input"), path)
     for key, needed in (("generator", "masked"), ("tied", False)):
-        if getattr(model.config, key) != needed:
+        if getattr(config, key) != needed:
             raise UserError(
-                f"{path}: {key} is {getattr(model.config, key)}; training can be converted with "
+                f"{path}: {key} is {getattr(config, key)}; training can be converted with "
                 f"{needed} alone; leave --optimizer out"
             )
+    model = create_pretrainer(config)
     if model.adversary is not None:
         raise UserError(
             f"{path}: no other program has the baseline of an adversarial schedule; leave --optimizer "
