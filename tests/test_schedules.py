@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax, softmax
 from test_commands import arguments, assert_same_run, metrics_of, tensors_of
 from test_pretrainer import BATCH, CONFIG, batch_of, make
 
-from electra_tf import UserError
+from electra_tf import UserError, schedule
 from electra_tf.commands import pretrain
 from electra_tf.interop import huggingface
 from electra_tf.modeling import phases
@@ -32,23 +32,23 @@ def configured(**values):
 
 def test_stretches_by_hand():
     config = configured(**ALTERNATING)
-    assert list(phases.stretches(config, 1, 6)) == [
+    assert list(schedule.stretches(config, 1, 6)) == [
         ("generator", 1), ("discriminator", 2), ("generator", 2), ("discriminator", 1),
     ]  # fmt: skip
     config = configured(**TWO_STAGE)
-    assert list(phases.stretches(config, 0, 3)) == [("generator", 3)]
-    assert list(phases.stretches(config, 3, 96)) == [("generator", 1), ("discriminator", 95)]
-    assert list(phases.stretches(CONFIG, 7, 5)) == [("both", 5)]
+    assert list(schedule.stretches(config, 0, 3)) == [("generator", 3)]
+    assert list(schedule.stretches(config, 3, 96)) == [("generator", 1), ("discriminator", 95)]
+    assert list(schedule.stretches(CONFIG, 7, 5)) == [("both", 5)]
 
 
 @pytest.mark.parametrize("options", [ALTERNATING, TWO_STAGE, {}])
 @pytest.mark.parametrize("num_steps", [0, 1, 4, 5, 11, 100])
 def test_counts_are_those_of_the_stretches(options, num_steps):
     config = configured(**options)
-    counts = dict.fromkeys(phases.count_steps(config, num_steps), 0)
-    for phase, number in phases.stretches(config, 0, num_steps):
+    counts = dict.fromkeys(schedule.count_steps(config, num_steps), 0)
+    for phase, number in schedule.stretches(config, 0, num_steps):
         counts[phase] += number
-    assert counts == phases.count_steps(config, num_steps)
+    assert counts == schedule.count_steps(config, num_steps)
 
 
 def test_operations_of_phases():

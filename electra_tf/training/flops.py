@@ -2,8 +2,8 @@
 
 import time
 
+from electra_tf import schedule
 from electra_tf.configs import ConvolutionalRecurrentConfig, EncoderConfig
-from electra_tf.modeling import phases
 
 
 def encoder_flops(config, length):
@@ -64,11 +64,11 @@ def steps_flops(config, num_steps, backward=2):
     """
     generator, discriminator = generator_flops(config), discriminator_flops(config)
     cost = {
-        phases.BOTH: (1 + backward) * (generator + discriminator),
-        phases.GENERATOR: (1 + backward) * generator,
-        phases.DISCRIMINATOR: generator + (1 + backward) * discriminator,
+        schedule.BOTH: (1 + backward) * (generator + discriminator),
+        schedule.GENERATOR: (1 + backward) * generator,
+        schedule.DISCRIMINATOR: generator + (1 + backward) * discriminator,
     }
-    return sum(cost[phase] * n for phase, n in phases.count_steps(config, num_steps).items())
+    return sum(cost[phase] * n for phase, n in schedule.count_steps(config, num_steps).items())
 
 
 def pretraining_flops(config):

@@ -7,7 +7,7 @@ import orbit
 import tensorflow as tf
 from orbit import controller as orbit_controller
 
-from electra_tf import masking
+from electra_tf import masking, schedule
 from electra_tf.modeling import phases
 from electra_tf.modeling.pretrainer import AUC_BINS
 from electra_tf.training import tensorboard
@@ -179,7 +179,7 @@ class PretrainingTrainer(GradientStepTrainer):
         self._first_step = self.step
         if self._train_iter is None:
             self._train_iter = iter(self.train_dataset)
-        for phase, number in phases.stretches(self._model.config, self.step, int(num_steps)):
+        for phase, number in schedule.stretches(self._model.config, self.step, int(num_steps)):
             phases.hand_over(self._model, self.step)
             self._trained = self._phases[phase]
             if phase not in self._loops:  # Traced with what runs in it.
