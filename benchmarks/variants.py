@@ -12,10 +12,10 @@ metrics and dev scores.
 
 import json
 import pathlib
-import subprocess
 import sys
 
 from absl import flags
+from continued_pretraining import run
 from finetuning_parity import prepare, train_ours
 
 from electra_tf import commands
@@ -87,12 +87,6 @@ def configure(overrides, num_train_steps):
     config = load_pretraining_config(str(CONFIG), complete(many))
     budget = steps_flops(own, num_train_steps)
     return complete(round(budget / (steps_flops(config, many) / many)))
-
-
-def run(log, *command):
-    """Runs a command of the project, its output to a file."""
-    with open(log, "a") as f:
-        subprocess.run([sys.executable, *map(str, command)], check=True, stdout=f, stderr=f)
 
 
 def build_data(values, folder):

@@ -106,6 +106,16 @@ def make_folder(path):
         tf.io.gfile.makedirs(path)
 
 
+def refuse_present(path):
+    """Refuses an --output that is there already.
+
+    Raises:
+      UserError: it is.
+    """
+    if tf.io.gfile.exists(path):
+        raise UserError(f"{path}: is there already; choose another --output")
+
+
 def read(path):
     """The bytes of a file.
 

@@ -76,8 +76,7 @@ def _run(values):
     from electra_tf.training import warm_start
 
     output, reading = values.output.rstrip("/"), reading_options(values)
-    if tf.io.gfile.exists(output):
-        raise UserError(f"{output}: is there already; choose another --output")
+    files.refuse_present(output)
     keras.utils.set_random_seed(42)  # For a head that --input lacks.
     networks, tokenizer, notes = read_networks(values.input)
     with reading_with_bar("candidates", values.corpus, 5, reading) as (read, reports):

@@ -265,8 +265,7 @@ def to_run(
       UserError: the folder is there, the checkpoint is damaged, or its tensors and the model's do not
         match one to one.
     """
-    if tf.io.gfile.exists(run):
-        raise UserError(f"{run}: is there already; choose another --output")
+    files.refuse_present(run)
     source = Checkpoint(path)
     notes = [] if with_optimizer else _leave_out_optimizer(source)
     configs, shares_embeddings = infer_configs(
@@ -349,8 +348,7 @@ def from_run(run, path, with_optimizer=False, allow_missing=None):
         network.
     """
     for suffix in _SUFFIXES:
-        if tf.io.gfile.exists(path + suffix):
-            raise UserError(f"{path}{suffix}: is there already; choose another --output")
+        files.refuse_present(path + suffix)
     if with_optimizer:
         model = runs.read_pretrainer(run)
         networks = model.networks

@@ -102,7 +102,7 @@ def to_run(folder, run, generator=None, task=None, tokenizer=None, allow_missing
       UserError: `run` is there, a file is missing or malformed, the folder is of another network, or
         its tensors and the network's do not match one to one.
     """
-    _refuse_present(run)
+    files.refuse_present(run)
     architecture = None
     if tf.io.gfile.exists(_config_file(folder)):
         architecture = _architecture(folder)
@@ -150,7 +150,7 @@ def from_run(run, folder, allow_missing=None):
     Raises:
       UserError: `folder` is there, a file is missing or damaged, or transformers has no such head.
     """
-    _refuse_present(folder)
+    files.refuse_present(folder)
     for model in (tf.io.gfile.join(run, MODEL), run):
         if is_finetuned(model):
             return _finetuned_from_run(model, folder, allow_missing)
@@ -170,11 +170,6 @@ def from_run(run, folder, allow_missing=None):
             arrays = huggingface.read_tensors(source)
             rows += _compare(huggingface.read_tensors(target), arrays, network.name)
     return rows, runs.describe(networks)
-
-
-def _refuse_present(folder):
-    if tf.io.gfile.exists(folder):
-        raise UserError(f"{folder}: is there already; choose another --output")
 
 
 def _compare(theirs, ours, where, prefix=""):

@@ -320,8 +320,7 @@ def to_run(preset, run, tokenizer=None, allow_missing=None):
       UserError: the folder is there, a file of the preset is missing or damaged, or its tensors and
         the encoder's do not match one to one.
     """
-    if tf.io.gfile.exists(run):
-        raise UserError(f"{run}: is there already; choose another --output")
+    files.refuse_present(run)
     with _local(preset) as folder:
         config = read_config(folder)
         tokenizer = tokenizer or read_tokenizer(folder)
@@ -415,8 +414,7 @@ def from_run(run, preset, allow_missing=None):
     """
     if "://" in preset:
         raise UserError(f"{preset}: presets are written to local folders alone; copy it from one")
-    if os.path.exists(preset):
-        raise UserError(f"{preset}: is there already; choose another --output")
+    files.refuse_present(preset)
     folder = huggingface.find_encoder(run)
     runs.check_transformer(huggingface.read_config(folder), folder)
     model, heads = _read_encoder(folder, allow_missing)

@@ -43,7 +43,8 @@ class GeneratorPhase(_Phase):
         super().__init__(pretrainer, pretrainer.generator)
 
     def training_statistics(self, batch, step, part):
-        outputs = self.pretrainer.generate(batch, training=True, step=step, part=part)
+        seed, _ = self.pretrainer.dropout_seeds(step, part)
+        outputs = self.pretrainer.generate(batch, True, seed, step, part)
         return self.pretrainer.generator_statistics(batch, outputs)
 
     def loss_of(self, statistics, totals):

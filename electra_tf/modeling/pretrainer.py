@@ -164,7 +164,7 @@ class ElectraPretrainer(TrainableModel):
         inputs = {**batch, "input_ids": replaced_ids}
         return self.discriminator(inputs, training=training, dropout_seed=dropout_seed)["logits"]
 
-    def generate(self, batch, training=False, step=0, part=None):
+    def generate(self, batch, training, dropout_seed, step, part=None):
         """Runs the generator on a batch: `call` up to the discriminator, arguments as there.
 
         Returns:
@@ -172,8 +172,7 @@ class ElectraPretrainer(TrainableModel):
         """
         batch = _tokens(batch)
         masked = self.mask(batch, step, part)
-        seed, _ = self._dropout_seeds(step, part)
-        proposals = self.propose(batch, masked, training, seed, step, part)
+        proposals = self.propose(batch, masked, training, dropout_seed, step, part)
         return PretrainingOutputs(
             masked,
             proposals.logits,
@@ -197,13 +196,15 @@ class ElectraPretrainer(TrainableModel):
           `PretrainingOutputs`.
         """
         batch = _tokens(batch)
-        outputs = self.generate(batch, training, step, part)
+        generator_seed, discriminator_seed = self.dropout_seeds(step, part)
+        outputs = self.generate(batch, training, generator_seed, step, part)
         replaced_ids, is_replaced = self.replace(batch, outputs.masked, outputs.sampled_ids)
-        _, seed = self._dropout_seeds(step, part)
         outputs = outputs._replace(
             replaced_ids=replaced_ids,
             is_replaced=is_replaced,
-            discriminator_logits=self.discriminate(batch, replaced_ids, training, seed),
+            discriminator_logits=self.discriminate(
+                batch, replaced_ids, training, discriminator_seed
+            ),
         )
         if self.adversary is not None:
             losses = _weighted(self.adversary(outputs), outputs.masked.weights)
@@ -211,7 +212,7 @@ class ElectraPretrainer(TrainableModel):
             outputs = outputs._replace(generator_sums=sums)
         return outputs
 
-    def _dropout_seeds(self, step, part):
+    def dropout_seeds(self, step, part):
         """The generator's and the discriminator's, each int32 [2]."""
         seed = self.seed(DROPOUT, step)
         if part is not None:

@@ -15,7 +15,7 @@ _UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError, Runtim
 
 
 def checkpoint_variables(model):
-    """Everything a resumed run needs, by name: weights, Adam's moments, counts, the step.
+    """Everything a resumed run needs, by name: weights, Adam's moments, the step.
 
     Masks, samples, dropout and the order of the data follow from the step and the seed.
     """
@@ -32,8 +32,6 @@ def checkpoint_variables(model):
     for (_, (m, v)), variable in zip(model.optimizer.slots(), model.trainable_variables):
         name = names.get(id(variable), variable.path)
         variables |= {name: variable.value, f"{name}/adam_m": m.value, f"{name}/adam_v": v.value}
-    for variable in model.non_trainable_weights:
-        variables[variable.path] = variable.value
     return variables
 
 
@@ -57,7 +55,11 @@ def create_run_checkpoint(model):
     """
     num_parts = tf.Variable(0, trainable=False, name="gradient_accumulation_steps")
     checkpoint = tf.train.Checkpoint(
-        variables={**checkpoint_variables(model), "gradient_accumulation_steps": num_parts}
+        variables={
+            **checkpoint_variables(model),
+            **{v.path: v.value for v in model.non_trainable_weights},  # A generator's counts.
+            "gradient_accumulation_steps": num_parts,
+        }
     )
     return checkpoint, num_parts
 

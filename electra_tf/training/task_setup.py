@@ -260,7 +260,6 @@ class FinetunedNetworks:
       finetuners: list of `Finetuner`.
       networks: list of their networks.
       trainable_variables: of all, each once.
-      non_trainable_weights: none, a list; other models' checkpoints have such.
       optimizer, loss_scale: of all.
     """
 
@@ -284,7 +283,6 @@ class FinetunedNetworks:
             )
             by_id = {id(v): v for network in self.networks for v in network.trainable_variables}
             self.trainable_variables = list(by_id.values())
-            self.non_trainable_weights = []
             self.optimizer.build(self.trainable_variables)
             self.loss_scale = self.finetuners[0].loss_scale
             for finetuner in self.finetuners:

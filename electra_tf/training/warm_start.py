@@ -69,10 +69,9 @@ def _differences(name, path, config):
         ]
     here = config.discriminator_config() if name == "discriminator" else config.generator_config()
     there = huggingface.read_config(path)
-    differences = architecture_differences(there, here)
     if there.max_position_embeddings < here.max_position_embeddings:
-        differences = [d for d in differences if not d.startswith("max_position_embeddings")]
-    return differences
+        there = dataclasses.replace(there, max_position_embeddings=here.max_position_embeddings)
+    return architecture_differences(there, here)
 
 
 def check_run(config, tokenizer, folder):
@@ -91,10 +90,11 @@ def check_run(config, tokenizer, folder):
     if there.generator != config.generator:
         kinds = f"it is {there.generator!r} there and {config.generator!r} here"
         _refuse_differences(folder, "generator", [kinds])
-    for name in ("discriminator_config", "generator_config"):
-        network = name.removesuffix("_config")
-        differences = architecture_differences(getattr(there, name)(), getattr(config, name)())
-        _refuse_differences(folder, network, differences)
+    for network, one, other in (
+        ("discriminator", there.discriminator_config(), config.discriminator_config()),
+        ("generator", there.generator_config(), config.generator_config()),
+    ):
+        _refuse_differences(folder, network, architecture_differences(one, other))
     if read_data(folder).get("vocab_sha256") != vocab_sha256(tokenizer.vocab):
         raise UserError(
             f"--init_from={folder}: the run has another vocabulary; build the records with its own, or "
