@@ -41,7 +41,7 @@ VARIANTS = {
     "equal size, same init": {"init": "same", **EQUAL_SIZE},
 }
 FINETUNING = {
-    "num_train_epochs": 3,
+    "num_train_epochs": 2,
     "train_batch_size": 32,
     "max_seq_length": 64,
     "learning_rate": 5e-4,
