@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from electra_tf import randomness
+from electra_tf.modeling.layers import shape_of
 from electra_tf.optimization import LossScale, reduce_and_clip
 
 DTYPE_POLICIES = {
@@ -212,10 +213,9 @@ class TrainableModel(keras.Model):
 
     def _accumulate_gradients(self, batch, step, replica, num_parts):
         """Sums gradients and statistics over micro-batches, one after the other."""
-        rows = tf.shape(batch["input_ids"])[0]
-        part_rows, static_rows = rows // num_parts, batch["input_ids"].shape[0]
-        static_rows = static_rows and static_rows // num_parts
-        num_rows = rows * replica.num_replicas_in_sync
+        rows = shape_of(batch["input_ids"])[0]
+        part_rows = rows // num_parts
+        num_rows = tf.convert_to_tensor(rows * replica.num_replicas_in_sync)
         replica_id = tf.cast(replica.replica_id_in_sync_group, tf.int32)
 
         def part_of(k, size):
@@ -226,13 +226,14 @@ class TrainableModel(keras.Model):
         if self.config.fidelity == "fixed":
             totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, totals)
 
+        # Not slices: their size must be a constant for XLA, which that between two sums is not.
+        parts = {
+            name: tf.reshape(values, [num_parts, part_rows, *shape_of(values)[1:]])
+            for name, values in batch.items()
+        }
+
         def gradients_of(k):
-            part_batch = {
-                name: tf.ensure_shape(
-                    values[k * part_rows : (k + 1) * part_rows], [static_rows, *values.shape[1:]]
-                )
-                for name, values in batch.items()
-            }
+            part_batch = {name: values[k] for name, values in parts.items()}
             return self._compute_gradients(part_batch, step, part_of(k, part_rows), totals)
 
         def add(k, *sums):
