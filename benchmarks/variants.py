@@ -38,7 +38,7 @@ VARIANTS = {
     "two-stage": {"schedule": "two_stage", **EQUAL_SIZE},
     "adversarial": {"schedule": "adversarial"},
     "generator of equal size": EQUAL_SIZE,
-    "equal size, same init": {"init": "same", **EQUAL_SIZE},
+    "equal size and same init": {"init": "same", **EQUAL_SIZE},
 }
 FINETUNING = {
     "num_train_epochs": 2,
@@ -130,7 +130,7 @@ def measure(values, name, folder, vocab_file, records):
     if num_train_steps is None:
         num_train_steps = load_pretraining_config(str(CONFIG)).num_train_steps
     overrides = configure(VARIANTS[name], num_train_steps)
-    target = folder / name.replace(" ", "_").replace(",", "")
+    target = folder / name.replace(" ", "_")
     held_out, flops = pretrain(target, overrides, vocab_file, records)
     row = {"overrides": overrides, "flops": flops, "held_out": held_out, "tasks": {}}
     for task in values.tasks:
