@@ -239,6 +239,18 @@ class Tokenizer(tf.Module):
         """Number of pieces."""
         return len(self.vocab)
 
+    def check_fits(self, num_embeddings, folder):
+        """Refuses a folder whose model has fewer embeddings than its vocabulary has pieces.
+
+        Raises:
+          UserError: that is so.
+        """
+        if self.vocab_size > num_embeddings:
+            raise UserError(
+                f"{folder}: the vocabulary has {self.vocab_size} pieces, the model {num_embeddings}; "
+                "they belong to different models"
+            )
+
     @functools.cached_property
     def special_ids(self):
         """Ids that are never hidden from the generator: [PAD], [CLS], [SEP], [MASK]."""

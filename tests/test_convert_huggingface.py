@@ -560,7 +560,7 @@ def test_whose_vocabulary(tiny, tmp_path, capsys):
     assert f"--vocab_file: {NUM_PIECES - 1} pieces, but {tiny}/discriminator has embeddings" in line
     Tokenizer([*VOCAB_WITH_SUFFIX, "more"]).save_pretrained(str(tiny / "discriminator"))
     assert to_run(tiny / "discriminator", tmp_path / "run2") == 2
-    assert f"vocabulary has {NUM_PIECES + 1} pieces, the network {NUM_PIECES}; they" in last_line(
+    assert f"vocabulary has {NUM_PIECES + 1} pieces, the model {NUM_PIECES}; they" in last_line(
         capsys
     )
 

@@ -54,11 +54,7 @@ def read_networks(folder):
         notes += warm_start.import_network(network, path)
         networks.append(network)
         own = Tokenizer.from_pretrained(path)
-        if own.vocab_size > network.config.vocab_size:
-            raise UserError(
-                f"{path}: vocab.txt has {own.vocab_size} pieces, the model "
-                f"{network.config.vocab_size}; they belong to different models"
-            )
+        own.check_fits(network.config.vocab_size, path)
         if tokenizer and own.vocab != tokenizer.vocab:
             raise UserError(f"{path}: has another vocabulary than the discriminator")
         tokenizer = tokenizer or own

@@ -27,14 +27,6 @@ TEXT_OPERATIONS = {
 _DISABLE_XLA = "_ZN10tensorflow21DisableXlaCompilationEv"  # tensorflow::DisableXlaCompilation()
 
 
-class _Buffer(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("length", ctypes.c_size_t),
-        ("deallocator", ctypes.c_void_p),
-    ]
-
-
 class _Output(ctypes.Structure):
     _fields_ = [("operation", ctypes.c_void_p), ("index", ctypes.c_int)]
 
@@ -118,7 +110,6 @@ class CSession:
         self._status = ctypes.c_void_p(self._c.TF_NewStatus())
         self._graph = ctypes.c_void_p(self._c.TF_NewGraph())
         self._load_operations(operations)
-        meta_graph = _Buffer()
         options = ctypes.c_void_p(self._c.TF_NewSessionOptions())
         self._session = ctypes.c_void_p(
             self._c.TF_LoadSessionFromSavedModel(
@@ -128,12 +119,11 @@ class CSession:
                 (ctypes.c_char_p * len(tags))(*(tag.encode() for tag in tags)),
                 len(tags),
                 self._graph,
-                ctypes.byref(meta_graph),
+                None,
                 self._status,
             )
         )
         self._check()
-        self.meta_graph = ctypes.string_at(meta_graph.data, meta_graph.length)
 
     def _load_operations(self, operations):
         """Loads the libraries of those that are not TensorFlow's own."""

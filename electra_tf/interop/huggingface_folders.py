@@ -296,11 +296,7 @@ def _choose_tokenizer(configs, tokenizer):
         own = _own_tokenizer(folder)
         if own is None:
             continue
-        if own.vocab_size > config.vocab_size:
-            raise UserError(
-                f"{folder}: the vocabulary has {own.vocab_size} pieces, the network "
-                f"{config.vocab_size}; they belong to different models"
-            )
+        own.check_fits(config.vocab_size, folder)
         if chosen and _identity(own) != _identity(chosen):
             raise UserError(
                 f"{folder}: another vocabulary or casing than {chosen_folder}; give the one that both "

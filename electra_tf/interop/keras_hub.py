@@ -22,6 +22,7 @@ from electra_tf.configs import EncoderConfig, PositiveInt, Probability, validate
 from electra_tf.errors import UserError
 from electra_tf.interop import huggingface, runs
 from electra_tf.interop.tensors import Row, Tensor, assign, check_finite, compare
+from electra_tf.modeling.causal import import_keras_hub
 from electra_tf.modeling.electra import ElectraModel
 from electra_tf.tokenization import SUFFIX, UNK, Tokenizer, vocab_text
 
@@ -278,13 +279,7 @@ def _local(preset):
     if os.path.isdir(preset):
         yield preset
         return
-    try:
-        from keras_hub import models
-    except ImportError:
-        raise UserError(
-            f"{preset}: no such folder; for KerasHub to download it: "
-            "pip install 'electra_tf[keras_hub]'"
-        ) from None
+    models = import_keras_hub(f"{preset}: no such folder; for KerasHub to download it").models
     if "://" not in preset and preset not in models.ElectraBackbone.presets:
         names = ", ".join(models.ElectraBackbone.presets)
         raise UserError(f"{preset}: no such folder, and no preset of KerasHub's ({names})")

@@ -16,8 +16,11 @@ from electra_tf.modeling.proposals import Proposals, sample
 _NEVER = -1e9  # Bias of a token that is never proposed.
 
 
-def import_keras_hub():
+def import_keras_hub(purpose="a causal language model needs KerasHub, which is not installed"):
     """KerasHub, which is an extra.
+
+    Args:
+      purpose: what to say where it is missing, before how to install it.
 
     Raises:
       UserError: it is not installed.
@@ -27,10 +30,7 @@ def import_keras_hub():
     except ModuleNotFoundError as error:
         if error.name != "keras_hub":
             raise
-        raise UserError(
-            "a causal language model needs KerasHub, which is not installed; "
-            "pip install 'electra_tf[keras_hub]'"
-        ) from None
+        raise UserError(f"{purpose}: pip install 'electra_tf[keras_hub]'") from None
     return keras_hub
 
 

@@ -1,5 +1,6 @@
 """Floating-point operations of a pre-training example, and what the machine reaches at most."""
 
+import functools
 import time
 
 from electra_tf import schedule
@@ -109,6 +110,7 @@ def describe_cost(config, peak_flops):
     )
 
 
+@functools.cache  # Once a process.
 def measure_peak_flops(dtype, size=2048, repeats=3):
     """Operations a second of a square matrix product of this machine, the best of some tries."""
     import tensorflow as tf  # Here, since what only counts does without it.

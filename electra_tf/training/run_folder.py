@@ -19,8 +19,7 @@ def read_data(folder):
     path = tf.io.gfile.join(folder, DATA_FILE)
     if not tf.io.gfile.exists(path):
         return {}
-    with tf.io.gfile.GFile(path) as f:
-        return json.load(f)
+    return files.read_json_object(path)
 
 
 class RunFolder:

@@ -62,11 +62,7 @@ def load_encoder(folder):
     if heads:
         logging.info("%s: left out %s", folder, ", ".join(sorted(heads)))
     tokenizer = Tokenizer.from_pretrained(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: vocab.txt has {tokenizer.vocab_size} pieces, the model "
-            f"{config.vocab_size}; they belong to different models"
-        )
+    tokenizer.check_fits(config.vocab_size, folder)
     return Encoder(config, arrays, tokenizer, _sha256(arrays))
 
 
