@@ -63,10 +63,10 @@ def duplicates(model, batches):
 
 def evaluate(model, batches):
     """The metrics of an evaluation by both definitions: dict from fidelity to dict."""
-    from electra_tf.training.loop import Sums
+    from electra_tf.training.loop import pretraining_sums
     from electra_tf.training.metrics import pretraining_metrics
 
-    sums = Sums()
+    sums = pretraining_sums(model.config)
     for step, batch in enumerate(batches):
         sums.add(model.statistics(batch, model(batch, training=False, step=step)))
     return {

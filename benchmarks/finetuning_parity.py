@@ -74,6 +74,8 @@ OWN_TASKS = {
     "policyqa": "name: policyqa\nkind: qa\ntrain: train.json\ndev: dev.json\n",
     "cmrc": "name: cmrc\nkind: qa\ntrain: train.json\ndev: dev.json\n",
 }
+# Files in --data that are read by another name.
+SOURCES = {"sst2": "glue/SST-2/train.tsv.gz", "cmrc": "qa/cmrc2018_zh_trial.json"}
 CMRC_TRAINING_SHARE = 0.8  # Of its one file's articles.
 
 
@@ -93,24 +95,38 @@ def define_flags(values):
 
 
 def prepare(values):
-    """Writes what tasks need beside the data: fewer rows of SST-2, a split of CMRC, YAML files."""
-    folder = pathlib.Path(values.output_dir)
-    sst2 = folder / "SST-2"
-    sst2.mkdir(parents=True, exist_ok=True)
-    source = pathlib.Path(values.data) / "glue" / "SST-2"
-    with gzip.open(source / "train.tsv.gz", "rt", encoding="utf-8") as f:
-        lines = [next(f) for _ in range(NUM_SST2_ROWS + 1)]
-    (sst2 / "train.tsv").write_text("".join(lines), encoding="utf-8")
-    (sst2 / "dev.tsv").write_bytes((source / "dev.tsv").read_bytes())
+    """Writes what --tasks need beside the data: fewer rows of SST-2, a split of CMRC, YAML files."""
+    folder, data = pathlib.Path(values.output_dir), pathlib.Path(values.data)
+    for name in values.tasks:
+        if name not in TASKS:
+            raise UserError(f"--tasks={name}: choose of {', '.join(TASKS)}")
+        if not (data / SOURCES.get(name, TASKS[name][1])).exists():
+            raise UserError(
+                f"--data={data}: there is no {SOURCES.get(name, TASKS[name][1])} in it, which {name} needs"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in OWN_TASKS.items():
         (folder / f"{name}.yaml").write_text(text)
-    cmrc = folder / "CMRC"
-    cmrc.mkdir(exist_ok=True)
-    articles = json.loads((pathlib.Path(values.data) / "qa/cmrc2018_zh_trial.json").read_text())
-    articles = articles["data"]
+    if "sst2" in values.tasks:
+        _cut_sst2(data / "glue" / "SST-2", folder / "SST-2")
+    if "cmrc" in values.tasks:
+        _split_cmrc(data / SOURCES["cmrc"], folder / "CMRC")
+
+
+def _cut_sst2(source, target):
+    target.mkdir(exist_ok=True)
+    with gzip.open(source / "train.tsv.gz", "rt", encoding="utf-8") as f:
+        lines = [next(f) for _ in range(NUM_SST2_ROWS + 1)]
+    (target / "train.tsv").write_text("".join(lines), encoding="utf-8")
+    (target / "dev.tsv").write_bytes((source / "dev.tsv").read_bytes())
+
+
+def _split_cmrc(source, target):
+    target.mkdir(exist_ok=True)
+    articles = json.loads(source.read_text())["data"]
     number = int(len(articles) * CMRC_TRAINING_SHARE)
     for split, chosen in (("train", articles[:number]), ("dev", articles[number:])):
-        (cmrc / f"{split}.json").write_text(json.dumps({"data": chosen}))
+        (target / f"{split}.json").write_text(json.dumps({"data": chosen}))
 
 
 def settings_of(values, name):
