@@ -32,8 +32,8 @@ def copy(finished, tmp_path):  # noqa: F811
     "damage, pattern",
     [
         (truncate, "ckpt-8.data*"),
-        (flip_a_bit, "ckpt-8.data*"),
-        (truncate, "ckpt-8.index"),
+        pytest.param(flip_a_bit, "ckpt-8.data*", marks=pytest.mark.slow),
+        pytest.param(truncate, "ckpt-8.index", marks=pytest.mark.slow),
         (flip_a_bit, "ckpt-8.index"),
     ],
 )
@@ -51,7 +51,14 @@ def test_the_one_before_is_used(data, finished, copy, caplog, damage, pattern): 
     assert_same_run(finished, copy)
 
 
-@pytest.mark.parametrize("content", [b"", b"model_checkpoint_path: \xff", None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", marks=pytest.mark.slow),
+        b"model_checkpoint_path: \xff",
+        pytest.param(None, marks=pytest.mark.slow),
+    ],
+)
 def test_the_list_of_checkpoints_is_lost(data, finished, copy, caplog, content):  # noqa: F811
     state = copy / "checkpoints" / "checkpoint"
     state.unlink()

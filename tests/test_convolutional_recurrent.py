@@ -304,7 +304,8 @@ def test_dropout_depends_on_the_step_alone():
 
 
 @pytest.mark.parametrize(
-    "network_class, config", [(Discriminator, TOKENS), (SequenceDiscriminator, TEXTS)]
+    "network_class, config",
+    [(Discriminator, TOKENS), pytest.param(SequenceDiscriminator, TEXTS, marks=pytest.mark.slow)],
 )
 def test_xla_gives_the_same_gradients(network_class, config):
     network, inputs = make_network(network_class, config), inputs_of()
@@ -383,6 +384,7 @@ def finished(data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bits(data, finished, tmp_path):
     with stop_after(4):
         assert pretrain.main(command(data, tmp_path)) == 130
@@ -513,11 +515,13 @@ def test_classification(classified, data_dir):  # noqa: F811
     assert "attention_probs_dropout_prob: null\n" in (classified / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_tagging(data_dir, encoder, tmp_path):  # noqa: F811
     assert run(data_dir, encoder, tmp_path, task="tags.yaml", overrides=LONGER) == 0
     assert read_json(tmp_path / "results.json")["metrics"]["f1"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_pre_trained_run_is_fine_tuned(finished, data_dir, tmp_path):  # noqa: F811
     assert run(data_dir, finished, tmp_path, overrides=["num_train_steps=2"]) == 0
     there = safetensors.numpy.load_file(finished / "discriminator" / "model.safetensors")
@@ -528,6 +532,7 @@ def test_a_pre_trained_run_is_fine_tuned(finished, data_dir, tmp_path):  # noqa:
     assert all(np.abs(here[name] - there[name]).max() < 1e-2 for name in names)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_texts_classifies_and_does_not_tag(data_dir, tmp_path, capsys):  # noqa: F811
     config = dataclasses.replace(TEXTS, filters=16, units=16)
     make_network(SequenceDiscriminator, config).save_pretrained(str(tmp_path / "texts"))

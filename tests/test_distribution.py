@@ -61,7 +61,7 @@ def reference():
     "num_replicas, num_parts, jit_compile",
     [
         (1, 4, False),
-        (2, 1, False),
+        pytest.param(2, 1, False, marks=pytest.mark.slow),
         (2, 2, False),
         pytest.param(2, 2, True, marks=pytest.mark.slow),
     ],
@@ -78,7 +78,7 @@ def test_parts_are_the_whole(reference, two_devices, num_replicas, num_parts, ji
         assert np.linalg.norm(weight - expected) <= 1e-5 * np.linalg.norm(expected), path
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("num_parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_pieces_side_by_side_are_the_whole(reference, num_parts):
     """A batch of 8 in pieces of 2 rows, of micro-batches too."""
     config = dataclasses.replace(STILL, gradient_accumulation_steps=num_parts)

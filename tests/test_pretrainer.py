@@ -127,12 +127,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert train(make(dataclasses.replace(CONFIG, seed=43)), 1) != train(make(), 1)
 
 
-@pytest.mark.parametrize(
-    "num_parts", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["whole", "micro_batches"]
-)
-@pytest.mark.parametrize(
-    "mixed_precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # test_xla_gives_the_same_losses is the quick one.
+@pytest.mark.parametrize("num_parts", [1, 2], ids=["whole", "micro_batches"])
+@pytest.mark.parametrize("mixed_precision", ["float32", "float16"])
 def test_the_whole_step_compiles(num_parts, mixed_precision):
     """As a TPU asks for: masks, both networks, clipping and the update in one XLA program."""
     config = dataclasses.replace(

@@ -73,7 +73,7 @@ def test_the_loss_scale_by_hand():
     assert not LossScale("bfloat16").is_dynamic
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("num_parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_float16_learns_what_float32_does(num_parts):
     losses = {}
     for config in (CONFIG, FLOAT16):
@@ -115,6 +115,7 @@ def test_a_run_that_cannot_be_saved_stops(data, tmp_path, capsys, overflowing):
     assert names == {"ckpt-2", "ckpt-4", "ckpt-8"}  # After step 6 the weights were not trusted.
 
 
+@pytest.mark.slow
 def test_float16_goes_on_to_the_same_bits(data, tmp_path):
     options = ("--override=mixed_precision=float16", "--override=num_train_steps=8")
     for name, stops in (("once", []), ("twice", ["--override=save_checkpoints_steps=4"])):

@@ -30,7 +30,12 @@ def signal_at(monkeypatch):
 
 # Step 3 is one among others; at step 4 a checkpoint is due, at step 6 an evaluation.
 @pytest.mark.parametrize(
-    "number, step", [(signal.SIGTERM, 3), (signal.SIGINT, 4), (signal.SIGTERM, 6)]
+    "number, step",
+    [
+        (signal.SIGTERM, 3),
+        (signal.SIGINT, 4),
+        pytest.param(signal.SIGTERM, 6, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_goes_on(data, finished, tmp_path, capsys, signal_at, number, step):  # noqa: F811
     command = arguments(data, tmp_path / "run", "--override=encoder_export_steps=[5]")
