@@ -26,17 +26,18 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "benchmarks" / "variants.yaml"
 METRICS = ("masked_lm_loss", "masked_lm_accuracy", "replaced_rate", "disc_loss", "disc_auc")
 EQUAL_SIZE = {"generator_hidden_size": 1.0}
+UNSCALED = {"temperature": 1.0}  # Where there are no logits to divide, or the samples are judged.
 
 # What differs from the configuration.
 VARIANTS = {
     "ELECTRA": {},
     "convolutional-recurrent discriminator": {"discriminator": "convolutional_recurrent"},
     "causal generator": {"generator": "causal"},
-    "unigram generator": {"generator": "unigram"},
-    "uniform generator": {"generator": "uniform"},
+    "unigram generator": {"generator": "unigram", **UNSCALED},
+    "uniform generator": {"generator": "uniform", **UNSCALED},
     "alternating": {"schedule": "alternating"},
-    "two-stage": {"schedule": "two_stage", **EQUAL_SIZE},
-    "adversarial": {"schedule": "adversarial"},
+    "two-stage": {"schedule": "two_stage", "untied_generator_embeddings": True, **EQUAL_SIZE},
+    "adversarial": {"schedule": "adversarial", **UNSCALED},
     "generator of equal size": EQUAL_SIZE,
     "equal size and same init": {"init": "same", **EQUAL_SIZE},
 }

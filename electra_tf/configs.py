@@ -127,7 +127,8 @@ class PretrainingConfig:
       UserError: two keys contradict each other.
     """
 
-    # The discriminator; of another than the Transformer, what the generator is a fraction of.
+    # The discriminator. Of another than the Transformer, heads and intermediate size have no effect,
+    # and the number of layers is what the generator has a fraction of.
     embedding_size: PositiveInt
     hidden_size: PositiveInt
     num_hidden_layers: PositiveInt
@@ -241,6 +242,16 @@ class PretrainingConfig:
                 f"generator_steps={self.generator_steps}: two_stage needs how many of the "
                 f"{self.num_train_steps:,} steps train the generator; choose half of them, say"
             )
+        if self.schedule == "two_stage" and not self.untied_generator_embeddings:
+            raise UserError(
+                "schedule=two_stage: the second stage would train embeddings that the generator shares; "
+                "set untied_generator_embeddings=true"
+            )
+        if self.schedule == "alternating" and self.alternating_steps >= self.num_train_steps:
+            raise UserError(
+                f"alternating_steps={self.alternating_steps}: none of the {self.num_train_steps:,} steps "
+                "would train the discriminator; choose fewer"
+            )
         for key, schedule, is_set in (
             ("generator_steps", "two_stage", self.generator_steps > 0),
             ("alternating_steps", "alternating", self.alternating_steps > 1),
@@ -320,6 +331,11 @@ class PretrainingConfig:
             "masked": ("masked_lm_loss", "masked"),
             "causal": ("causal_lm_loss", "causal_lm_tokens"),
         }.get(self.generator)
+
+    @property
+    def has_temperature(self):
+        """Whether samples may be drawn at another `temperature` than 1."""
+        return self.generator_loss is not None and self.schedule != "adversarial"
 
     @property
     def metrics_steps(self):

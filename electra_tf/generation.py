@@ -142,11 +142,12 @@ class TextGenerator:
           list of `num_return_sequences` str, each with the prompt.
 
         Raises:
-          UserError: the model has fewer positions, the prompt leaves no room, or a search finds
-            fewer texts.
+          UserError: the model has fewer positions or tokens, the prompt leaves no room, or a search
+            finds fewer texts.
         """
         samplers = import_keras_hub().samplers
         sampler = sampler or create_sampler()
+        self._check_sampler(sampler)
         prompt_ids = self.vocabulary.encode(prompt)
         self._check_lengths(len(prompt_ids), max_length)
         num_rows = num_return_sequences
@@ -183,8 +184,9 @@ class TextGenerator:
           int32 [N, max_length], the prompts included.
 
         Raises:
-          UserError: the model has fewer positions, or the prompts leave no room.
+          UserError: the model has fewer positions or tokens, or the prompts leave no room.
         """
+        self._check_sampler(sampler)
         self._check_lengths(len(prompts[0]), max_length)
         is_left_out = np.arange(self.model.backbone.vocabulary_size) >= self.vocabulary.size
         is_left_out[list(self.vocabulary.special_ids)] = True
@@ -206,6 +208,13 @@ class TextGenerator:
         is_prompt = np.zeros([num_rows, max_length], bool)
         token_ids[:, :length], is_prompt[:, :length] = prompts, True
         return {"token_ids": token_ids, "padding_mask": is_prompt}
+
+    def _check_sampler(self, sampler):
+        most = self.model.backbone.vocabulary_size
+        for name, key in (("k", "top_k"), ("num_beams", "beam_size")):
+            number = getattr(sampler, name, None) or 0
+            if number > most:
+                raise UserError(f"{key}={number}: the model has {most} tokens; lower it")
 
     def _check_lengths(self, prompt_length, max_length):
         most = self.model.backbone.max_sequence_length

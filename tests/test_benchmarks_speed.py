@@ -11,9 +11,12 @@ import pretrain_throughput
 import pytest
 import scaling
 import serving
+import variants
 from tiny_models import SPECIAL
 
 from electra_tf import Tokenizer, UserError
+from electra_tf.configs import load_pretraining_config
+from electra_tf.training.flops import steps_flops
 
 CONFIG = """
 preset: tiny
@@ -39,6 +42,14 @@ def run(benchmark, folder, *arguments):
     arguments = [f"--output_dir={folder}", f"--json={folder}/figures.json", *arguments]
     assert benchmark.main(["benchmark", *arguments]) == 0
     return json.loads((folder / "figures.json").read_text())
+
+
+def test_variants_are_trained_for_the_same_operations():
+    budget = steps_flops(load_pretraining_config(str(variants.CONFIG)), 300)
+    for name, overrides in variants.VARIANTS.items():
+        config = load_pretraining_config(str(variants.CONFIG), variants.configure(overrides, 300))
+        flops = steps_flops(config, config.num_train_steps)
+        assert flops == pytest.approx(budget, rel=0.01), name
 
 
 def of_text(data):

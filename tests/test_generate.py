@@ -209,6 +209,8 @@ TEN = ["--prompt=red", "--max_length=10"]
         (["--prompt=red", "--beam_size=2", "--temperature=2"], "temperature=2: a search with"),
         ([*TEN, "--num_return_sequences=2"], "num_return_sequences=2: the search finds 1"),
         ([*TEN, "--beam_size=2", "--num_return_sequences=3"], "the search finds 2"),
+        ([*TEN, "--top_k=1000"], "top_k=1000: the model has"),
+        ([*TEN, "--beam_size=1000"], "beam_size=1000: the model has"),
         (["--prompt=red", "--top_p=1.5"], "top_p"),
         (["--top_p=0.5"], "prompt"),
     ],

@@ -208,7 +208,7 @@ def test_dropout_is_the_steps():
     assert losses[3] == losses[4] != losses[0]
 
 
-@pytest.mark.parametrize("disallow_correct", [False, True])
+@pytest.mark.parametrize("disallow_correct", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_xla_proposes_the_same(kind, disallow_correct):
     model, batch = model_of(kind, disallow_correct=disallow_correct), batch_of(0)
@@ -255,7 +255,8 @@ def train_on(strategy, config):
     return np.array(losses), {v.path: v.numpy() for v in model.trainable_variables}
 
 
-@pytest.mark.parametrize("kind", ["causal", pytest.param("unigram", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["causal", "unigram"])
 def test_two_devices_of_two_micro_batches_are_one_device(kind, two_devices):
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = config_of(kind, num_hidden_layers=1, **still)
@@ -318,7 +319,8 @@ def test_a_causal_runs_folder(data, finished, capsys):
     assert "generator is 'causal' there and 'masked' here" in last_line(capsys)
 
 
-@pytest.mark.parametrize("kind", ["causal", pytest.param("unigram", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["causal", "unigram"])
 def test_a_stopped_run_ends_as_one_that_was_not(data, finished, tmp_path, kind):
     whole = finished
     if kind == "unigram":
@@ -377,7 +379,7 @@ def test_a_run_begins_with_another_ones_weights(data, finished, tmp_path, capsys
     assert run(data, tmp_path / "other", "masked", *options) == 2
     assert "model_type is 'gpt2'" in last_line(capsys)
     assert run(data, tmp_path / "other", "masked", "--continue_schedule", *options) == 2
-    assert "it is 'causal' there and 'masked' here" in last_line(capsys)
+    assert "generator is 'causal' there and 'masked' here" in last_line(capsys)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Each warning provoked by a run that has the trouble, and withheld from figures that are healthy."""
 
+import dataclasses
 import itertools
 import math
 import time
@@ -160,6 +161,32 @@ def test_nobody_judges_a_discriminator_early():
     assert health.generator_ahead(*healthy(step=19_999, **idle)) is None
     warning = health.generator_ahead(*healthy(step=20_000, **idle))
     assert "restores 70 % of the hidden tokens" in warning
+
+
+def test_a_second_stage_is_judged_from_its_own_beginning():
+    """Half of 1,000,000 steps train the generator; the discriminator then has 10,000."""
+    config = dataclasses.replace(
+        CONFIG,
+        schedule="two_stage",
+        generator_steps=500_000,
+        untied_generator_embeddings=True,
+        generator_hidden_size=1.0,
+    )
+    _, _, metrics = healthy(disc_accuracy=0.94, disc_loss=majority_baseline(0.06)[1])
+    assert health.idle_discriminator(config, 509_999, metrics) is None
+    assert health.idle_discriminator(config, 510_000, metrics) is not None
+
+
+def test_no_advice_that_is_refused():
+    """Of temperatures where samples have none."""
+    _, _, metrics = healthy(disc_accuracy=0.94, disc_loss=majority_baseline(0.06)[1])
+    for changes, words in (
+        ({}, "make the generator smaller or its temperature (now 1) higher"),
+        ({"schedule": "adversarial"}, "make the generator smaller"),
+        ({"generator": "uniform"}, "raise disc_weight (now 50)"),
+    ):
+        config = dataclasses.replace(CONFIG, **changes)
+        assert health.idle_discriminator(config, 20_000, metrics).endswith(words)
 
 
 def test_majority_baseline():

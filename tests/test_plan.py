@@ -19,6 +19,8 @@ from electra_tf.training import footprint
         ("tiny", {}),
         ("small", {"generator_layers": 0.5, "max_position_embeddings": 128}),
         ("base", {"vocab_size": 1000, "num_hidden_layers": 2}),  # No projection.
+        ("tiny", {"untied_generator_embeddings": True}),
+        ("tiny", {"tied": True, "generator_hidden_size": 1.0}),
     ],
 )
 def test_parameters_are_those_of_a_built_model(preset, overrides):

@@ -23,7 +23,9 @@ ALIKE = {
     "generator_hidden_size": 1.0, "num_attention_heads": 1, "intermediate_size": 128, **NO_DROPOUT,
 }  # fmt: skip
 ALTERNATING = {"schedule": "alternating", "alternating_steps": 2, **NO_DROPOUT}
-TWO_STAGE = {"schedule": "two_stage", "generator_steps": 4, **ALIKE}
+TWO_STAGE = {
+    "schedule": "two_stage", "generator_steps": 4, "untied_generator_embeddings": True, **ALIKE,
+}  # fmt: skip
 
 
 def configured(**values):
@@ -223,7 +225,11 @@ RUNS = {
 
 @pytest.fixture(
     scope="module",
-    params=["alternating", "two_stage", pytest.param("adversarial", marks=pytest.mark.slow)],
+    params=[
+        pytest.param("alternating", marks=pytest.mark.slow),
+        "two_stage",
+        pytest.param("adversarial", marks=pytest.mark.slow),
+    ],
 )
 def run(request, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / request.param
@@ -324,7 +330,12 @@ def test_two_devices_are_one(two_devices, options):
             "tied=true: generator and discriminator must be alike, but hidden_size is 8",
         ),
         ({"init": "same"}, "init=same: generator and discriminator must be alike"),
-        ({"schedule": "two_stage", "generator_steps": 5}, "schedule=two_stage: generator and"),
+        ({**TWO_STAGE, "generator_hidden_size": 0.5}, "schedule=two_stage: generator and"),
+        ({**TWO_STAGE, "untied_generator_embeddings": False}, "embeddings that the generator sh"),
+        (
+            {**ALTERNATING, "alternating_steps": CONFIG.num_train_steps},
+            "none of the .* steps would",
+        ),
         ({"schedule": "two_stage", **ALIKE}, "generator_steps=0: two_stage needs"),
         ({**TWO_STAGE, "generator_steps": 100}, "generator_steps=100: two_stage needs"),
         ({"generator_steps": 5}, "generator_steps=5: goes with schedule=two_stage"),

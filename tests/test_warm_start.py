@@ -66,6 +66,18 @@ def test_a_start_that_came_to_no_checkpoint(data, finished, tmp_path):
             "max_position_embeddings is 512 there and 600 here",
         ),
         (["--init_from={run}", "--override=max_position_embeddings=16"], "is 512 there and 16"),
+        (
+            ["--continue_schedule", "--init_from={run}", "--override=schedule=adversarial"],
+            "schedule is 'joint' there and 'adversarial' here",
+        ),
+        (
+            [
+                "--continue_schedule",
+                "--init_from={run}",
+                "--override=untied_generator_embeddings=true",
+            ],
+            "untied_generator_embeddings is False there and True here",
+        ),
     ],
 )
 def test_refusals(data, finished, tmp_path, capsys, flags, message):

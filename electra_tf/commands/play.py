@@ -188,19 +188,26 @@ def _run(values):
     from electra_tf.generation import TextGenerator
     from electra_tf.tasks.config import load_task_config
     from electra_tf.tasks.reading import BadRows
-    from electra_tf.training.strategies import any_worker, create_strategy, is_chief
+    from electra_tf.training.strategies import (
+        any_worker,
+        create_strategy,
+        is_chief,
+        noticing_lost_workers,
+    )
 
     strategy = create_strategy(values.strategy, values.num_virtual_devices)
     generator = TextGenerator.from_pretrained(values.generator)
     encoder = _encoder(values, generator, config.seed)
+    # A discriminator's vocabulary may need more pieces.
+    length = min(max(5, 2 * values.max_length), encoder.config.max_position_embeddings)
+    config = load_finetuning_config(overrides=overrides, task_defaults={"max_seq_length": length})
     config.resolved(encoder.config, "classification")  # Refused before anything is written.
     folder = os.path.join(values.output_dir, "data")
     settings = _settings(values, generator, config.seed)
     if is_chief(strategy) and not sequence_game.is_prepared(folder, settings):
-        # A discriminator's vocabulary may need more pieces.
-        length = min(max(5, 2 * values.max_length), encoder.config.max_position_embeddings)
         _write_data(values, generator, folder, settings, length)
-    any_worker(strategy, False)  # All wait for the chief's files.
+    with noticing_lost_workers():
+        any_worker(strategy, False)  # All wait for the chief's files.
     task_config = load_task_config(os.path.join(folder, sequence_game.TASK_FILE))
     config = load_finetuning_config(overrides=overrides, task_defaults=task_config.defaults)
     data = finetune.read_data(task_config, folder, ("train", "dev"), BadRows(skip=False))

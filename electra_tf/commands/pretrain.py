@@ -177,6 +177,10 @@ def _run(values):
     commands.import_tensorflow()
     from electra_tf.training.strategies import create_strategy, is_chief
 
+    if config.generator == "causal":
+        from electra_tf.modeling.causal import import_keras_hub
+
+        import_keras_hub()  # Better missed before records are built.
     strategy = create_strategy(values.strategy, values.num_virtual_devices)
     if values.corpus:
         if strategy.extended._in_multi_worker_mode():

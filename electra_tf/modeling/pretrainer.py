@@ -318,7 +318,7 @@ class ElectraPretrainer(TrainableModel):
     # Keras's overrides, for `fit` and `evaluate`.
 
     def train_step(self, data):
-        """One step of `fit`.
+        """One step of `fit`. A unigram generator is uniform until `generator.set_counts`.
 
         Raises:
           UserError: the schedule has phases, which `training.pretraining.pretrain` runs.

@@ -69,6 +69,11 @@ def steps_flops(config, num_steps, backward=2):
         schedule.GENERATOR: (1 + backward) * generator,
         schedule.DISCRIMINATOR: generator + (1 + backward) * discriminator,
     }
+    return _in_steps(config, num_steps, cost)
+
+
+def _in_steps(config, num_steps, cost):
+    """Sums the cost of each phase's step, a dict, over a run's first steps."""
     return sum(cost[phase] * n for phase, n in schedule.count_steps(config, num_steps).items())
 
 
@@ -84,12 +89,16 @@ def pretraining_flops(config):
 
 def recomputed_flops(config):
     """What one training example takes more where Transformers' blocks run forward a second time."""
-    encoders = config.generator_config(), config.discriminator_config()
-    return sum(
-        encoder_flops(encoder, config.max_seq_length)
-        for encoder in encoders
-        if isinstance(encoder, EncoderConfig)
+    generator, discriminator = (
+        encoder_flops(encoder, config.max_seq_length) if isinstance(encoder, EncoderConfig) else 0
+        for encoder in (config.generator_config(), config.discriminator_config())
     )
+    cost = {
+        schedule.BOTH: generator + discriminator,
+        schedule.GENERATOR: generator,
+        schedule.DISCRIMINATOR: discriminator,
+    }
+    return _in_steps(config, config.num_train_steps, cost) // config.num_train_steps
 
 
 def pretraining_flops_google2020(config):

@@ -42,7 +42,8 @@ def parameters(config):
       config: `PretrainingConfig`.
 
     Returns:
-      dict of int: the shared `embeddings`, and what `discriminator` and `generator` have besides.
+      dict of int: the `embeddings` that are shared, or the discriminator's, and what `discriminator`
+      and `generator` have besides.
     """
     discriminator, generator = config.discriminator_config(), config.generator_config()
     width, embedding = discriminator.hidden_size, discriminator.embedding_size
@@ -51,10 +52,14 @@ def parameters(config):
     head = _dense(width, 1)
     if isinstance(discriminator, EncoderConfig):
         head += _dense(width, width)
+    embeddings = (rows + 2) * embedding
+    own = 0 if config.tied else encoder_parameters(generator)
+    if config.untied_generator_embeddings:
+        own += embeddings
     return {
-        "embeddings": (rows + 2) * embedding,
+        "embeddings": embeddings,
         "discriminator": encoder_parameters(discriminator) + head,
-        "generator": encoder_parameters(generator) + masked_lm_head,
+        "generator": own + masked_lm_head,
     }
 
 

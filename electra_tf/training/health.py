@@ -72,12 +72,13 @@ def generator_ahead(config, step, metrics):
     """The generator is too good for the discriminator to learn from."""
     sampled, restored = metrics["sampled_masked_lm_accuracy"], metrics["masked_lm_accuracy"]
     remedy = "make the generator smaller (generator_hidden_size, generator_layers)"
+    warmer = f" or temperature (now {config.temperature:g})" if config.has_temperature else ""
     if sampled > MAX_SAMPLED_ACCURACY:
         return (
             f"the generator runs far ahead: {100 * sampled:.0f} % of its samples are the true token "
             f"(about 60 % is usual late in training), so that only "
             f"{100 * metrics['replaced_rate']:.1f} % of the tokens are replaced; {remedy}, or raise "
-            f"mask_prob (now {config.mask_prob:g}) or temperature (now {config.temperature:g})"
+            f"mask_prob (now {config.mask_prob:g}){warmer}"
         )
     if (
         _is_due(config, step)
@@ -99,18 +100,22 @@ def idle_discriminator(config, step, metrics):
     is_worse = metrics["disc_accuracy"] <= accuracy and _disc_loss_share(metrics) >= 0.99
     if not (_is_due(config, step) and is_worse):
         return None
+    easier = ", or make the generator smaller" if config.generator_loss else ""
+    if config.has_temperature:
+        easier += f" or its temperature (now {config.temperature:g}) higher"
     return (
         f"the discriminator is no better than the majority baseline: disc_accuracy "
         f"{metrics['disc_accuracy']:.4f} against {accuracy:.4f} for calling every token real, "
-        f"disc_loss {metrics['disc_loss']:.3f} against {loss:.3f}; train longer, raise disc_weight "
-        f"(now {config.disc_weight:g}), or make the generator smaller or its temperature (now "
-        f"{config.temperature:g}) higher"
+        f"disc_loss {metrics['disc_loss']:.3f} against {loss:.3f}; train longer or raise disc_weight "
+        f"(now {config.disc_weight:g}){easier}"
     )
 
 
 def _is_due(config, step):
     patience = min(PATIENCE_STEPS, PATIENCE_SHARE * config.num_train_steps)
-    return step >= min(config.num_warmup_steps + patience, config.num_train_steps)
+    # In two stages the discriminator begins with the second one.
+    first = max(config.num_warmup_steps, config.generator_steps)
+    return step >= min(first + patience, config.num_train_steps)
 
 
 def _disc_loss_share(metrics):

@@ -15,6 +15,9 @@ from electra_tf.training.run_folder import CHECKPOINTS, CONFIG_FILE, read_data
 
 _POSITIONS = "electra.embeddings.position_embeddings.weight"
 
+# What decides, beside the architectures, which variables there are.
+_VARIABLE_KEYS = ("generator", "tied", "untied_generator_embeddings")
+
 # What has a row for each piece of the vocabulary.
 _BY_PIECE = ("electra.embeddings.word_embeddings.weight", "generator_lm_head.bias")
 
@@ -87,9 +90,20 @@ def check_run(config, tokenizer, folder):
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     values = read_yaml(path, "--continue_schedule")
     there = validate(PretrainingConfig, values, path)
-    if there.generator != config.generator:
-        kinds = f"it is {there.generator!r} there and {config.generator!r} here"
-        _refuse_differences(folder, "generator", [kinds])
+    _refuse_differences(
+        folder,
+        "generator",
+        [
+            f"{key} is {getattr(there, key)!r} there and {getattr(config, key)!r} here"
+            for key in _VARIABLE_KEYS
+            if getattr(there, key) != getattr(config, key)
+        ],
+    )
+    if (there.schedule == "adversarial") != (config.schedule == "adversarial"):
+        raise UserError(
+            f"--init_from={folder}: schedule is {there.schedule!r} there and {config.schedule!r} here, but "
+            "only adversarial training learns a baseline; leave --continue_schedule out"
+        )
     for network, one, other in (
         ("discriminator", there.discriminator_config(), config.discriminator_config()),
         ("generator", there.generator_config(), config.generator_config()),
