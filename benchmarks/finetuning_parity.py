@@ -13,11 +13,13 @@ and deviations, and whether ours is worse by more than one deviation.
 """
 
 import gzip
+import hashlib
 import json
 import pathlib
 import subprocess
 import sys
 
+import scipy.special
 from absl import flags
 
 from electra_tf import commands
@@ -133,7 +135,19 @@ def settings_of(values, name):
     """The settings of a task, with --override."""
     from electra_tf.configs import parse_overrides
 
-    return {**SETTINGS, **TASKS[name][2], **parse_overrides(values.override)}
+    settings = {**SETTINGS, **TASKS[name][2]}
+    for key, value in parse_overrides(values.override).items():
+        try:  # YAML takes 1e-4 for a string.
+            settings[key] = type(settings.get(key, value))(value)
+        except ValueError:
+            raise UserError(f"--override={key}={value}: not a number") from None
+    return settings
+
+
+def encoder_sha256(values):
+    """Of the encoder's weights."""
+    weights = pathlib.Path(values.encoder) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def task_and_data(values, name):
@@ -209,21 +223,25 @@ def train_peer(values, name, data):
     python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
     results = []
     for seed in range(1, values.num_trials + 1):
-        source, target = folder / f"peer-{seed}.in.json", folder / f"peer-{seed}.json"
+        description = {
+            **settings,
+            "bfloat16": settings["mixed_precision"] == "bfloat16",
+            "seed": seed,
+            "encoder": str(pathlib.Path(values.encoder).resolve()),
+            "encoder_sha256": encoder_sha256(values),
+            "kind": task.config.kind,
+            "num_labels": task.num_outputs,
+            "doc_stride": task.config.doc_stride,
+            "max_query_length": task.config.max_query_length,
+            "train": rows_for_peer(task, task.training_examples(data.train)),
+            "dev": rows_for_peer(task, dev),
+        }
+        text = json.dumps(description)
+        # Of other settings, another encoder or other data it is another file.
+        stem = f"peer-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        source, target = folder / f"{stem}.in.json", folder / f"{stem}.json"
         if not target.exists():
-            description = {
-                **settings,
-                "bfloat16": settings["mixed_precision"] == "bfloat16",
-                "seed": seed,
-                "encoder": str(pathlib.Path(values.encoder).resolve()),
-                "kind": task.config.kind,
-                "num_labels": task.num_outputs,
-                "doc_stride": task.config.doc_stride,
-                "max_query_length": task.config.max_query_length,
-                "train": rows_for_peer(task, task.training_examples(data.train)),
-                "dev": rows_for_peer(task, dev),
-            }
-            source.write_text(json.dumps(description))
+            source.write_text(text)
             with open(folder / "peer.log", "a") as log:
                 subprocess.run(
                     [python, ROOT / "benchmarks/peers/finetune_torch.py", source, f"{target}.tmp"],
@@ -257,6 +275,8 @@ def best_epoch(task, dev, written, seed):
                 for row, e in zip(outputs, dev)
             ]
         else:
+            if task.config.kind == "classification":
+                outputs = scipy.special.softmax(outputs, axis=-1)
             predictions = task.predictions(outputs, dev, None)
         epochs.append(task.metrics(predictions, dev))
     best = max(epochs, key=lambda metrics: goodness(task.metric, metrics[task.metric]))
@@ -280,8 +300,8 @@ def compare(values, name, known):
 
     settings = settings_of(values, name)
     folder = pathlib.Path(values.output_dir) / name
-    row = {"settings": settings}
-    if known.get("settings") == settings:
+    row = {"settings": settings, "encoder_sha256": encoder_sha256(values)}
+    if all(known.get(key) == value for key, value in row.items()):
         row = known
     if not _has_trials(row, "electra_tf", values):
         row["electra_tf"] = train_ours(values, name, values.encoder, folder, settings)
@@ -293,6 +313,7 @@ def compare(values, name, known):
     row["command"] = (
         "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA --output_dir=RUNS "
         f"--tasks={name} --num_trials={values.num_trials}"
+        f"{''.join(f' --override={override}' for override in values.override)}"
         f"{'' if 'transformers' in row else ' --nopeer'}"
     )
     return row
@@ -339,16 +360,16 @@ def _run(values):
     from electra_tf import files
 
     prepare(values)
+    rows = {}
     for name in values.tasks:
-        if name not in TASKS:
-            raise UserError(f"--tasks={name}: choose of {', '.join(TASKS)}")
         # Read anew: runs of other tasks may write to the same file meanwhile.
         row = compare(values, name, read_results(values.results).get(name, {}))
-        print_table({name: row})
+        rows[name] = row
+        print_table(rows)
         if values.results:
-            rows = {**read_results(values.results), name: row}
-            files.write_json(values.results, {"tasks": rows})
-    print_table({**read_results(values.results), name: row})
+            written = {**read_results(values.results), name: row}
+            files.write_json(values.results, {"tasks": written})
+    print_table({**read_results(values.results), **rows})
 
 
 def main(argv=None):
