@@ -60,6 +60,20 @@ def no_room(error):
     )
 
 
+def not_allowed(error):
+    """What to tell the user where a file system refuses what is asked of it.
+
+    Args, returns: as of `no_room`.
+    """
+    if isinstance(error, PermissionError):
+        return (
+            f"{error.filename}: {error.strerror}; choose another place, or change its permissions"
+        )
+    if isinstance(error, (tf.errors.PermissionDeniedError, tf.errors.UnimplementedError)):
+        return f"{error.message}; choose another place, or change its permissions"
+    return None
+
+
 @contextlib.contextmanager
 def users_mistake(what):
     """Turns TensorFlow's errors into the user's, but for want of room."""
@@ -80,6 +94,7 @@ def replacing(path):
         tf.io.gfile.GFile(temporary, "w").write(text)
     ```
     """
+    path = path.rstrip("/")  # Else the temporary name were one in it.
     temporary = f"{path}.tmp-{os.getpid()}"
     try:
         yield temporary

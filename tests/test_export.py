@@ -20,8 +20,15 @@ from electra_tf.export import server_files
 from electra_tf.export.c_session import read_arrays, write_arrays
 from electra_tf.export.servables import real_tokens
 from electra_tf.export.tagging import find_windows
-from electra_tf.export.verify import REFERENCE_FILE, read_meta_graph, run, verify
-from electra_tf.export.warmup import WARMUP_FILE
+from electra_tf.export.verify import (
+    REFERENCE_FILE,
+    compare,
+    read_meta_graph,
+    read_reference,
+    run,
+    verify,
+)
+from electra_tf.export.warmup import WARMUP_FILE, read_requests
 from electra_tf.modeling.electra import SequenceClassifier
 from electra_tf.tasks.tagging import windows
 
@@ -272,6 +279,9 @@ def test_versions(served, tmp_path, capsys):
     assert export(folder, served, "classification", "--version=1") == 2
     assert "this version is there" in capsys.readouterr().err
     assert export(folder, tmp_path, "a b") == 2
+    assert export(folder, tmp_path, "a_text") == 2
+    assert "a name with _text is that of a model of strings" in capsys.readouterr().err
+    assert export(folder, tmp_path, "a", "--max_seq_length=0") == 2
     assert export(folder, tmp_path, "a", "--task=other") == 2
     assert "no task other in it; its task is t" in capsys.readouterr().err
     assert export(served / "models", tmp_path, "a", "--task=t") == 2
@@ -437,6 +447,67 @@ def save_function(folder, function, dtype=tf.float32):
     module.serve = tf.function(function, input_signature=[spec], autograph=False)
     module.variable = tf.Variable(1.0, dtype=dtype)
     tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
+
+
+@pytest.mark.parametrize(
+    "name, size, message",
+    [
+        ("variables/variables.index", None, "variables: cannot read the weights"),
+        ("variables/variables.index", 40, "variables: cannot read the weights"),
+        (REFERENCE_FILE, 40, "reference.npz: not whole"),
+        (REFERENCE_FILE, 3000, "reference.npz: not whole"),
+    ],
+)
+def test_a_version_that_is_not_whole(served, tmp_path, capsys, name, size, message):
+    shutil.copytree(served / "classification/1", tmp_path / "1")
+    path = tmp_path / "1" / name
+    content = path.read_bytes()[:size]
+    path.unlink()
+    if size is not None:
+        path.write_bytes(content)
+    assert verify_command.main(["", str(tmp_path / "1")]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_record_that_is_no_request(served, tmp_path, capsys):
+    shutil.copytree(served / "classification/1", tmp_path / "1")
+    with tf.io.TFRecordWriter(str(tmp_path / "1" / WARMUP_FILE)) as writer:
+        writer.write(b"\xff\xff")
+    assert verify_command.main(["", str(tmp_path / "1")]) == 2
+    assert "record 0: no request" in capsys.readouterr().err
+
+
+def test_requests_of_warm_up_fit_into_a_batch(served, tmp_path):
+    """`--max_batch_size=2` there; the strings that are stored are four."""
+    assert (
+        len(read_reference(str(served / "classification_text/1"))["serving_default/input/text"])
+        == 4
+    )
+    rows = [
+        len(next(iter(log.predict_log.request.inputs.values())).string_val)
+        for log in requests_of(served / "classification_text/1")
+        if log.WhichOneof("log_type") == "predict_log"
+    ]
+    assert rows == [1, 2]
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"text": "a\u2028b"}\n{"text": ["a", "b", "c"]}\n')
+    specs = [tf.TensorSpec([None], tf.string, name="text")]
+    assert len(read_requests(str(path), specs, 3)) == 2
+    with pytest.raises(UserError, match="requests.jsonl:2: 3 rows, more than a server joins"):
+        read_requests(str(path), specs, 2)
+
+
+def test_differences_are_told_by_the_size_of_numbers():
+    for scale, difference, is_refused in ((0.5, 2e-5, True), (1e6, 2.0, False), (1e6, 20.0, True)):
+        arrays = (
+            {"s/output/x": np.array([scale, -2e9])},
+            {"s/x": np.array([scale + difference, -2e9])},
+        )
+        if is_refused:
+            with pytest.raises(UserError, match="'x' differs"):
+                compare("m", "s", *arrays)
+        else:
+            assert compare("m", "s", *arrays)["x"] == pytest.approx(difference / scale)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from electra_tf.commands import query
 from electra_tf.export.loading import load_servables
 from electra_tf.export.servables import IDS
 from electra_tf.serving import (
+    BatchTooLarge,
     Client,
     Credentials,
     DeadlineExceeded,
@@ -49,7 +50,9 @@ from electra_tf.serving import (
     VersionNotFound,
     grpc_transport,
 )
+from electra_tf.serving.errors import error_of
 from electra_tf.serving.results import results_of
+from electra_tf.serving.server import Target
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRANSPORTS = ["grpc", "rest"]
@@ -633,6 +636,12 @@ def test_tls(bases, certificates, tmp_path, monkeypatch):
         Credentials(tmp_path / "empty.pem")
     with pytest.raises(UserError, match="write https://"):
         Client("http://localhost:1", "m", credentials=Credentials(root))
+
+
+def test_a_batch_that_is_too_large():
+    details = "Task size 40 is larger than maximum input batch size 32"
+    error = error_of(Target("localhost:8500", "m"), "INVALID_ARGUMENT", details)
+    assert type(error) is BatchTooLarge and "send fewer at a time" in str(error)
 
 
 def test_values_that_a_client_refuses():

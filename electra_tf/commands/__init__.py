@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from electra_tf.errors import RunStopped, UserError, WorkerLost, check_keras_backend
 
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell has it.
 EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: a job scheduler should start the command again.
 
 # TensorFlow's own start-up messages would bury the command's.
@@ -83,7 +84,8 @@ def run(define_flags, function, description, argv=None, takes_arguments=False):
 
     Returns:
       exit code: 0, 1 for want of room on a disk or of a worker, 2 for a user's mistake, 75 for a
-      run that was stopped and can go on, 130 when interrupted with nothing to save.
+      run that was stopped and can go on, 130 when interrupted with nothing to save, 141 where what is
+      printed is not read to its end.
     """
     argv = sys.argv if argv is None else argv
     values = flags.FlagValues()
@@ -111,14 +113,19 @@ def run(define_flags, function, description, argv=None, takes_arguments=False):
     except (UserError, flags.Error) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
         return 2
+    except BrokenPipeError:  # As by `| head`: nobody reads on.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except _write_errors() as error:
         from electra_tf import files
 
-        message = files.no_room(error)
+        message, code = files.no_room(error), 1
+        if message is None:
+            message, code = files.not_allowed(error), 2
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        return 1
+        print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
+        return code
     return 0
 
 

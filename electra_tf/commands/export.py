@@ -34,7 +34,11 @@ def define_flags(values):
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "max_seq_length", None, "Longest sequence (default: the model's).", flag_values=values
+        "max_seq_length",
+        None,
+        "Longest sequence (default: the model's).",
+        lower_bound=1,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "max_batch_size",
@@ -73,7 +77,10 @@ def define_flags(values):
 def _run(values):
     if not values.name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--name={values.name}: use letters, digits, - and _")
+    if values.name.endswith("_text"):
+        raise UserError(f"--name={values.name}: a name with _text is that of a model of strings")
     commands.import_tensorflow()
+    from electra_tf import files
     from electra_tf.export import server_files, warmup
     from electra_tf.export.loading import load_servables
     from electra_tf.export.saved_model import export
@@ -86,7 +93,10 @@ def _run(values):
     if values.warmup == "none":
         requests = []
     elif values.warmup:
-        requests = warmup.read_requests(values.warmup, servables.text_specs())
+        requests = warmup.read_requests(
+            values.warmup, servables.text_specs(), servables.max_batch_size
+        )
+    files.make_folder(values.output_dir)
     folders = export(servables, values.output_dir, values.name, values.version, requests)
     names = [os.path.basename(os.path.dirname(folder)) for folder in folders]
     version = int(os.path.basename(folders[0]))

@@ -50,7 +50,8 @@ def read_networks(folder):
     networks, tokenizer, notes = [], None, []
     for name, path in warm_start.find_networks(folder).items():
         network_class = {"discriminator": Discriminator, "generator": Generator}[name]
-        network = network_class(huggingface.read_config(path))
+        config, *_ = huggingface.read_encoder(path)  # Before a network of any size is made.
+        network = network_class(config)
         notes += warm_start.import_network(network, path)
         networks.append(network)
         own = Tokenizer.from_pretrained(path)

@@ -59,7 +59,7 @@ def load_servables(folder, max_seq_length=None, task=None, top_k=None):
         servables.top_k = min(top_k, servables.tokenizer.vocab_size)
     most = servables.network.config.max_position_embeddings
     least = servables.min_seq_length
-    if max_seq_length and not least <= max_seq_length <= most:
+    if max_seq_length is not None and not least <= max_seq_length <= most:
         raise UserError(
             f"--max_seq_length={max_seq_length}: the model has {most} positions; give {least} to {most}"
         )
@@ -73,4 +73,5 @@ def _load_pretrained(folder):
         network_class, servables = _PRETRAINED.get(name, (network_class, servables))
     network = network_class.from_pretrained(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
+    tokenizer.check_fits(network.config.vocab_size, folder)
     return servables(network, tokenizer, network.config.max_position_embeddings)

@@ -67,7 +67,9 @@ class GeneratorServables(Servables):
         shape = tf.stack([tf.size(counts), most])
         positions = tf.scatter_nd(rows_and_numbers, places[:, 1], shape)
         logits = self.network({**batch, "masked_positions": positions})["logits"]
-        scores, ids = tf.math.top_k(tf.nn.softmax(logits), self.top_k)
+        # Embeddings beyond the vocabulary have no piece.
+        probabilities = tf.nn.softmax(logits)[..., : self.tokenizer.vocab_size]
+        scores, ids = tf.math.top_k(probabilities, self.top_k)
         is_there = tf.range(most) < counts[:, None]
         return {
             "positions": positions,

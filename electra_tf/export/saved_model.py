@@ -65,12 +65,13 @@ def write_ids(servables, folder, name, requests=None):
     inputs = _ids_of(servables, _reference_texts(servables))
     if requests is not None:
         requests = [_ids_of(servables, request) for request in requests]
-    _write(servables.ids(), folder, name, inputs, requests)
+    _write(servables.ids(), folder, name, inputs, requests, servables.max_batch_size)
 
 
 def write_text(servables, folder, name, requests=None):
     """Writes the SavedModel that takes strings; arguments and errors as of `write_ids`."""
-    _write(servables.text(), folder, name, _reference_texts(servables), requests)
+    inputs = _reference_texts(servables)
+    _write(servables.text(), folder, name, inputs, requests, servables.max_batch_size)
 
 
 def _versions(base):
@@ -97,7 +98,7 @@ def _ids_of(servables, texts):
     return {name: values.numpy() for name, values in servables.batch_of(columns).items()}
 
 
-def _write(servable, folder, name, inputs, requests):
+def _write(servable, folder, name, inputs, requests, max_batch_size):
     """Writes a SavedModel with what it gives for some inputs, and with warm-up; verifies it.
 
     Args:
@@ -105,9 +106,12 @@ def _write(servable, folder, name, inputs, requests):
       folder, name: as of `write_ids`.
       inputs: dict of arrays, of `serving_default`.
       requests: list of dicts like `inputs`, of warm-up; None for these inputs, and their first row.
+      max_batch_size: rows beyond which a server that batches refuses a request, of warm-up too.
     """
     if requests is None:
-        requests = [{key: value[:1] for key, value in inputs.items()}, inputs]
+        requests = [
+            {key: value[:rows] for key, value in inputs.items()} for rows in (1, max_batch_size)
+        ]
     # Traced once, for the file and for the reference.
     functions = {key: f.get_concrete_function() for key, f in servable.signatures.items()}
     tf.saved_model.save(

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from electra_tf import files
 from electra_tf.errors import UserError
 from electra_tf.export import warmup
 from electra_tf.export.c_session import TEXT_OPERATIONS, read_arrays, write_arrays
@@ -53,8 +56,8 @@ def verify(folder):
       `Report`.
 
     Raises:
-      UserError: it does not load or run there, gives other numbers than it gave in Python (by more than
-        1e-5), has other operations, functions that XLA must compile, weights in half precision, or an
+      UserError: a file is missing or damaged, it does not load or run there, gives other numbers than it
+        gave in Python (by more than 1e-5, of numbers beyond 1 by more than that share of them), has other operations, functions that XLA must compile, weights in half precision, or an
         output whose first axis is not the batch.
     """
     meta_graph = read_meta_graph(folder)
@@ -167,7 +170,8 @@ def _check_graph(folder, meta_graph):
 
 def _check_weights(folder):
     variables = tf.io.gfile.join(folder, "variables", "variables")
-    dtypes = tf.train.load_checkpoint(variables).get_variable_to_dtype_map()
+    with files.users_mistake(f"{variables}: cannot read the weights"):
+        dtypes = tf.train.load_checkpoint(variables).get_variable_to_dtype_map()
     half = sorted(name for name, dtype in dtypes.items() if dtype in _HALF_TYPES)
     if half:
         raise UserError(f"{folder}: {half[0]} is in half precision; export in float32")
@@ -178,8 +182,10 @@ def read_reference(folder):
     path = tf.io.gfile.join(folder, REFERENCE_FILE)
     if not tf.io.gfile.exists(path):
         return {}
-    with tf.io.gfile.GFile(path, "rb") as f:
-        return read_arrays(io.BytesIO(f.read()))
+    try:
+        return read_arrays(io.BytesIO(files.read(path)))
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not whole ({error}); export the model anew") from None
 
 
 def run(folder, meta_graph, reference, requests=()):
@@ -271,9 +277,8 @@ def compare(folder, signature, reference, results):
         if expected.dtype == object:
             difference = 0.0 if (expected == found).all() else np.inf
         else:
-            difference = float(
-                np.max(np.abs(np.subtract(expected, found, dtype=np.float64)), initial=0.0)
-            )
+            difference = np.abs(np.subtract(expected, found, dtype=np.float64))
+            difference = float(np.max(difference / np.maximum(1.0, np.abs(expected)), initial=0.0))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{folder}: {signature}: {name!r} differs from Python's by {difference:g}, more than "

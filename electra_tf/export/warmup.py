@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
 from electra_tf.errors import UserError
@@ -62,7 +63,7 @@ def read_logs(folder):
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
             requests.append(_request(prediction_log_pb2.PredictionLog.FromString(record)))
-    except (tf.errors.DataLossError, ValueError) as error:
+    except (tf.errors.DataLossError, DecodeError, ValueError) as error:
         raise UserError(f"{path}: record {len(requests)}: no request ({error})") from None
     if len(requests) > MAX_REQUESTS:
         raise UserError(f"{path}: {len(requests)} requests; a server takes {MAX_REQUESTS} at most")
@@ -83,12 +84,13 @@ def _request(log):
     return signature, inputs
 
 
-def read_requests(path, specs):
+def read_requests(path, specs, max_batch_size):
     """Reads requests of strings: a line is a JSON object, from input to a text or a list of texts.
 
     Args:
       path: the file.
       specs: `tf.TensorSpec`s of the inputs of strings.
+      max_batch_size: most texts of a request: a server that batches takes no more.
 
     Returns:
       list of dicts from input to array of bytes.
@@ -98,15 +100,20 @@ def read_requests(path, specs):
     """
     try:
         with tf.io.gfile.GFile(path) as f:
-            lines = f.read().splitlines()
+            text = f.read()
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read it: {error}") from None
+    # Not `splitlines`: JSON's strings may have other ends of lines in them.
+    lines = text.removesuffix("\n").split("\n") if text else []
     if not 1 <= len(lines) <= MAX_REQUESTS:
         raise UserError(f"{path}: {len(lines)} lines; give 1 to {MAX_REQUESTS}")
-    return [_read_request(line, f"{path}:{number}", specs) for number, line in enumerate(lines, 1)]
+    return [
+        _read_request(line, f"{path}:{number}", specs, max_batch_size)
+        for number, line in enumerate(lines, 1)
+    ]
 
 
-def _read_request(line, place, specs):
+def _read_request(line, place, specs, max_batch_size):
     expected = {spec.name: "text" if spec.shape.rank == 1 else "list of texts" for spec in specs}
     try:
         values = json.loads(line)
@@ -120,6 +127,12 @@ def _read_request(line, place, specs):
         raise UserError(
             f"{place}: {error}; a line is a JSON object {{{kinds}}}, or with lists of them"
         ) from None
+    num_rows = len(next(iter(arrays.values())))
+    if num_rows > max_batch_size:
+        raise UserError(
+            f"{place}: {num_rows} rows, more than a server joins to a batch; give {max_batch_size} at "
+            "most, or raise --max_batch_size"
+        )
     return arrays
 
 

@@ -4,6 +4,7 @@ A dense kernel is [inputs, outputs] in them, as in Keras; `model.safetensors` ha
 """
 
 import contextlib
+import math
 import os
 import re
 
@@ -88,6 +89,9 @@ def pretrainer_tensors(model):
     return tensors
 
 
+_SMALL = 2**20  # Bytes; no network of that size does harm.
+
+
 class Checkpoint:
     """A checkpoint whose tensors are read when they are asked for.
 
@@ -115,6 +119,19 @@ class Checkpoint:
         except _MALFORMED as error:
             raise UserError(f"{index}: cannot open the checkpoint ({_message(error)})") from None
         self.shapes = {name: tuple(shapes[name]) for name in sorted(shapes)}
+        self._check_size()
+
+    def _check_size(self):
+        """Refuses sizes of an index that its data are far from, before a network is made of them."""
+        claimed = sum(
+            math.prod(shape) * self._dtypes[name].size for name, shape in self.shapes.items()
+        )
+        data = tf.io.gfile.glob(f"{self.path}.data-*")
+        size = sum(tf.io.gfile.stat(name).length for name in data)
+        if claimed > 2 * size + _SMALL:  # What is a little short is told by the tensor's name.
+            raise UserError(
+                f"{self.path}.data-*: {size:,} bytes for tensors of {claimed:,}; the checkpoint is not whole"
+            )
 
     def read(self, name):
         """A tensor as an array.

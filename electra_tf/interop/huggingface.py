@@ -6,6 +6,7 @@ the same two files, by Keras's names.
 """
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -271,14 +272,20 @@ def load_model(model_class, folder, prefix="", allow_missing=None, **options):
 def _check_sizes(config, arrays, folder, allow_missing):
     """Refuses sizes that the tensors contradict, before a network of any size is made."""
     path = tf.io.gfile.join(folder, CONFIG_FILE)
-    for name, keys in _SIZES.items():
-        if name not in arrays or not all(hasattr(config, key) for key in keys):
+    num_weights = sum(array.size for array in arrays.values())
+    for name, keys in sorted(_SIZES.items(), key=lambda item: item[0] not in arrays):
+        if not all(hasattr(config, key) for key in keys):
             continue
         expected = tuple(getattr(config, key) for key in keys)
-        if arrays[name].shape[: len(keys)] != expected:
+        if name in arrays and arrays[name].shape[: len(keys)] != expected:
             raise UserError(
                 f"{path}: {' x '.join(keys)} is {' x '.join(map(str, expected))}, but {name} has "
                 f"shape {arrays[name].shape}"
+            )
+        if name not in arrays and math.prod(expected) > num_weights:
+            raise UserError(
+                f"{path}: {' x '.join(keys)} is {' x '.join(map(str, expected))}, more than all weights "
+                f"beside it, and {name} is missing"
             )
     if not isinstance(config, EncoderConfig):
         return
@@ -316,15 +323,19 @@ def find_encoder(folder):
     return below if not has_config and tf.io.gfile.isdir(below) else folder
 
 
-def read_encoder(folder):
+def read_encoder(folder, allow_missing=None):
     """Reads the encoder of a folder of ELECTRA or BERT, whatever head it has.
+
+    Args:
+      folder: where it is.
+      allow_missing: as of `tensors.match`.
 
     Returns:
       `(config, arrays, heads)`: as of `read_config`; dict of arrays by our tensors' names
       (`encoder_tensors`); dict of the other ones, of heads and poolers.
 
     Raises:
-      UserError: as `read_config` and `read_tensors`.
+      UserError: as `read_config` and `read_tensors`; or sizes that the tensors contradict.
     """
     config, arrays, heads = read_config(folder), {}, {}
     for name, array in read_tensors(folder).items():
@@ -335,6 +346,7 @@ def read_encoder(folder):
         # In a folder with the heads of several tasks their names go before.
         is_head = name.startswith(_HEADS) or name.partition(".")[2].startswith(_HEADS)
         (heads if is_head else arrays)[name] = array
+    _check_sizes(config, arrays, folder, allow_missing)
     return config, arrays, heads
 
 

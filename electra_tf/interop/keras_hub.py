@@ -380,7 +380,7 @@ def _open_weights(folder, config):
 
 def _read_encoder(folder, allow_missing=None):
     """The encoder of one of our model folders as an `ElectraModel`, and a dict of its heads' arrays."""
-    config, arrays, heads = huggingface.read_encoder(folder)
+    config, arrays, heads = huggingface.read_encoder(folder, allow_missing)
     model = ElectraModel(config)
     tensors = huggingface.encoder_tensors(model)
     huggingface.assign_tensors(tensors, arrays, folder, allow_missing)

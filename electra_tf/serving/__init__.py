@@ -2,6 +2,7 @@
 
 from electra_tf.serving.client import Client
 from electra_tf.serving.errors import (
+    BatchTooLarge,
     DeadlineExceeded,
     InvalidRequest,
     MessageTooLarge,
@@ -36,6 +37,7 @@ __all__ = [
     "DeadlineExceeded",
     "FilledMasks",
     "GeneratedText",
+    "BatchTooLarge",
     "InvalidRequest",
     "MessageTooLarge",
     "Metadata",

@@ -60,6 +60,13 @@ class Unavailable(ServingError):
     )
 
 
+class BatchTooLarge(InvalidRequest):
+    """A request has more rows than the server joins to a batch."""
+
+    problem = "too many rows at once"
+    remedy = "send fewer at a time (--batch_size), or export with a larger --max_batch_size"
+
+
 class MessageTooLarge(ServingError):
     """A request or an answer is larger than one side takes."""
 
@@ -90,6 +97,8 @@ def error_of(target, code, details):
     # Codes that mean several things.
     if "message larger than max" in details:
         kind = MessageTooLarge
+    elif "larger than maximum input batch size" in details:
+        kind = BatchTooLarge
     elif "Specific(" in details or "version label:" in details:
         kind = VersionNotFound
     return kind(target, code, details)

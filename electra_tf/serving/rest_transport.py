@@ -140,6 +140,8 @@ class RestTransport:
             for part in response.iter_content(_CHUNK_BYTES):
                 size += len(part)
                 self._check_size(size)
+                if not deadline.allows(0):  # `timeout` is that of each read.
+                    raise requests.exceptions.ReadTimeout("the answer takes too long")
                 parts.append(part)
             # Strings are as the model gives them: surrogates stand for what is not UTF-8 in them.
             return response.status_code, b"".join(parts).decode("utf-8", "surrogateescape")

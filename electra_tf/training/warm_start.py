@@ -175,7 +175,8 @@ def import_network(network, path):
             "copies of the ones before them"
         )
     head = huggingface.head_tensors(network)
-    arrays |= {name: others.pop(name) for name in head if name in others}
+    known = (*head, *huggingface.REPEATED)
+    arrays |= {name: others.pop(name) for name in known if name in others}
     has_head = any(name in arrays for name in head)
     tensors = huggingface.encoder_tensors(network) | (head if has_head else {})
     huggingface.assign_tensors(tensors, arrays, path)
