@@ -14,6 +14,7 @@ from electra_tf.errors import UserError
 
 PositiveInt = Annotated[int, Gt(0)]
 CountOrZero = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**31)]
 Probability = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -174,7 +175,7 @@ class PretrainingConfig:
     lr_decay_power: Annotated[float, Gt(0)] = 1.0
     weight_decay_rate: Annotated[float, Ge(0)] = 0.01
     clip_norm: Annotated[float, Gt(0)] = 1.0
-    seed: CountOrZero = 42
+    seed: Seed = 42
     mixed_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_accumulation_steps: PositiveInt | Literal["auto"] = 1
     recompute_activations: bool = False
@@ -406,7 +407,7 @@ class FinetuningConfig:
     classifier_dropout: Probability = 0.1
     clip_norm: Annotated[float, Gt(0)] = 1.0
     task_sampling_power: Annotated[float, Ge(0)] = 0.75
-    seed: CountOrZero = 42
+    seed: Seed = 42
     mixed_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     fidelity: Literal["fixed", "google2020"] = "fixed"
 
@@ -705,10 +706,12 @@ def read_yaml(path, flag="--config"):
     import yaml
 
     try:
-        with tf.io.gfile.GFile(path) as f:
-            values = yaml.safe_load(f)
+        with tf.io.gfile.GFile(path, "rb") as f:
+            values = yaml.safe_load(f.read().decode("utf-8-sig"))
     except tf.errors.OpError as error:
         raise UserError(f"{flag}={path}: cannot read it: {error.message}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
     except yaml.YAMLError as error:
         place = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         raise UserError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None

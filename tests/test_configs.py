@@ -89,6 +89,8 @@ def test_a_resolved_configuration_is_a_configuration(tmp_path):
         ("generator_hidden_size=2", "generator_hidden_size=2"),
         ("max_seq_length=600", "max_seq_length=600 exceeds max_position_embeddings=512"),
         ("num_warmup_steps=30000", "num_warmup_steps=30000 exceeds num_train_steps=20000"),
+        ("seed=-1", "seed=-1"),
+        (f"seed={2**31}", "seed=2147483648: .*less than"),
         ("seed", "no '='; write --override=key=value"),
         ("seed=[", "the value is not YAML"),
     ],
@@ -119,6 +121,17 @@ def test_bad_files(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         load_pretraining_config(str(tmp_path / "mine.yaml"))
+
+
+def test_encodings(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for padding in range(4):  # A character on both sides of what is read at once.
+        comment = "# " + "x" * padding + "ü" * 4096
+        path.write_text(f"\ufeff{comment}\npreset: tiny\n", encoding="utf-8")
+        assert load_pretraining_config(str(path)).hidden_size == 128
+    path.write_bytes("# für\npreset: tiny\n".encode("latin-1"))
+    with pytest.raises(UserError, match="mine.yaml: not UTF-8 at byte 3"):
+        load_pretraining_config(str(path))
 
 
 def test_missing_file_and_preset():

@@ -1,7 +1,10 @@
 """Fine-tuning from files to models: trials, statistics, going on, predictions, other encoders."""
 
+import io
 import json
+import os
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -16,9 +19,11 @@ from electra_tf.configs import FinetuningConfig
 from electra_tf.interop import huggingface
 from electra_tf.modeling.electra import SequenceClassifier, TokenClassifier
 from electra_tf.modeling.finetuner import Finetuner
+from electra_tf.tasks.config import task_config
 from electra_tf.tasks.features import Features
-from electra_tf.training import statistics
+from electra_tf.training import pictures, statistics
 from electra_tf.training.feature_batches import FeatureBatches
+from electra_tf.training.run_folder import RunFolder
 
 CONFIG = tiny_config(VOCAB)
 
@@ -192,6 +197,71 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(
     assert evaluations(tmp_path / "trial-1") == evaluations(finished / "trial-1")
 
 
+@pytest.mark.slow
+def test_what_is_due_comes_before_a_stop(
+    finished, data_dir, encoder, tmp_path, monkeypatch, capsys
+):
+    """At step 12 an epoch ends, so that its evaluation is in the run that was stopped there."""
+    write = RunFolder.write_metrics
+
+    def write_and_signal(self, step, split, metrics):
+        write(self, step, split, metrics)
+        if step == 12 and split == "train":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_metrics", write_and_signal)
+        assert run(data_dir, encoder, tmp_path, "--seed=7") == 75
+    assert "at step 12 of 36" in capsys.readouterr().err
+    metrics = tmp_path / "trial-1" / "metrics.jsonl"
+    assert [x["step"] for x in read_lines(metrics) if x["split"] == "eval"] == [6, 12]
+    assert run(data_dir, encoder, tmp_path, "--seed=7") == 0
+    there, here = (
+        [x for x in read_lines(folder / "trial-1/metrics.jsonl") if x["split"] == "eval"]
+        for folder in (finished, tmp_path)
+    )
+    assert there == here
+
+
+def test_other_dev_and_test_sets_are_another_run(finished, data_dir, encoder, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(data_dir, data)
+    for name in ("dev", "test"):
+        lines = (data / f"{name}.tsv").read_text().splitlines(keepends=True)
+        (data / f"{name}.tsv").write_text("".join(lines[:-1]))
+        assert run(data, encoder, finished, "--num_trials=2", "--seed=7") == 2
+        assert f"{name}_sha256 is" in capsys.readouterr().err
+        (data / f"{name}.tsv").write_text("".join(lines))
+    (data / "task.yaml").write_text((data / "task.yaml").read_text() + "labels: [good, bad]\n")
+    assert run(data, encoder, finished, "--num_trials=2", "--seed=7") == 2
+    assert "labels is ['bad', 'good'] there and ['good', 'bad'] here" in capsys.readouterr().err
+
+
+def test_the_model_of_a_run_is_found_by_the_run(finished, data_dir, tmp_path, caplog):
+    assert run(data_dir, finished, tmp_path, "--mode=evaluate") == 0
+    assert f"model: {finished}/model" in caplog.text
+    accuracy = read_json(tmp_path / "dev_metrics.json")["accuracy"]
+    best = read_json(finished / "results.json")["best"]["metrics"]["accuracy"]
+    assert accuracy == pytest.approx(best)
+
+
+def test_files_of_the_folder_go_before_a_folder_of_the_tasks_name(tmp_path):
+    keys = {"kind": "classification", "columns": {"text": 0, "label": 1}, "train": "train.tsv"}
+    config = task_config({"name": "mine", **keys}, "")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.tsv").write_text("a\tb\n")
+    assert command._data_dirs(str(tmp_path), [config]) == [f"{tmp_path}/mine"]
+    (tmp_path / "train.tsv").write_text("a\tb\n")
+    assert command._data_dirs(str(tmp_path), [config]) == [str(tmp_path)]
+
+
+def test_a_picture_of_labels_that_look_like_tex():
+    labels = ["$5_$10", "{", "\\x"]
+    figure = pictures.confusion_matrix(labels, labels[::-1], labels)
+    figure.savefig(io.BytesIO(), format="png", dpi=20)
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()][0] == r"\$5_\$10"
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_predictions_do_not_depend_on_the_batch(finished, data_dir, encoder, tmp_path, batch_size):
     arguments = (f"--override=eval_batch_size={batch_size}", "--mode=evaluate")
@@ -300,6 +370,7 @@ def test_two_devices_are_one(data_dir, encoder, finished, tmp_path, two_devices)
         (["--task=none.yaml"], "--task=none.yaml: cannot read it"),
         (["--data_dir=nowhere"], "--data_dir=nowhere: no train.tsv in it"),
         (["--init_from=nowhere"], "nowhere"),
+        (["--mode=evaluate", "--init_from=nowhere"], "--init_from=nowhere: no such folder"),
         (["--override=learning_rat=1"], "did you mean 'learning_rate'?"),
         (["--override=num_train_epochs=0"], "num_train_epochs=0"),
         (["--override=length_buckets=[16,8]"], "length_buckets=[16, 8]: give ascending lengths"),

@@ -82,7 +82,7 @@ def test_squad_answers_are_put_where_their_text_is(tmp_path):
         (squad(("a cat", [("1", "who?", [(" ", 1)])])), "an empty answer"),
         (squad(("a cat", [("1", "who?", [])])), "version_2: true"),
         (squad(("a cat", [("1", "who?", [("cat", "2")])])), "'answer_start' is '2', not a whole"),
-        (squad(("a cat", [(7, "who?", [("cat", 2)])])), "'id' is 7, not a string"),
+        (squad(("a cat", [(7.5, "who?", [("cat", 2)])])), "'id' is 7.5, not a string or a whole"),
         ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1, paragraph 1: no key 'context'"),
         ({"data": [{}]}, "article 1: no list 'paragraphs'"),
         ({"data": [{"paragraphs": ["text"]}]}, "'text' where an object with 'context' should be"),
@@ -112,6 +112,11 @@ def test_bad_questions_are_named_or_left_out(tmp_path, content, message):
 def test_files_that_are_not_squads(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path / "a.json", content, skip=True)
+
+
+def test_identifiers_may_be_numbers(tmp_path):
+    examples, _ = read(tmp_path / "a.json", squad(("a cat", [(262, "who?", [("cat", 2)])])))
+    assert examples[0].id == "262"
 
 
 def test_the_first_answer_that_is_certain(tmp_path):

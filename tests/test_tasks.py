@@ -94,6 +94,52 @@ def test_bad_rows(tmp_path, name, text, columns, line, message, left):
     assert (len(rows), count) == (left, 1)
 
 
+def test_a_long_text_is_a_cell(tmp_path):
+    path = write(tmp_path, "a.tsv", "t\tl\n" + "word " * 30_000 + "\t1\n")
+    assert rows_of(path, "tsv", ["l"])[0] == [["1"]]
+
+
+@pytest.mark.parametrize(
+    "name, text, columns",
+    [
+        ("a.csv", "words,tags\nAn ant,DT NN\nHi,UH\n", {"token": "words", "tag": "tags"}),
+        ("a.tsv", "words\ttags\nAn ant\tDT NN\nHi\tUH\n", {"token": "words", "tag": "tags"}),
+        ("a.csv", "An ant,DT NN\nHi,UH\n", {"token": 0, "tag": 1}),
+        ("a.tsv", "An\tDT\nant\tNN\n\nHi\tUH\n", {"token": 0, "tag": 1}),
+    ],
+)
+def test_the_format_of_sentences_is_told_by_names(tmp_path, name, text, columns):
+    write(tmp_path, name, text)
+    config = task_config({"name": "t", "kind": "tagging", "train": name, "columns": columns}, "")
+    examples = read_split(kind_of(config), config, str(tmp_path), "train", BadRows(False))[""]
+    assert [(e.inputs, e.label) for e in examples] == [
+        (["An", "ant"], ["DT", "NN"]),
+        (["Hi"], ["UH"]),
+    ]
+
+
+def test_names_of_columns_that_conll_lacks(tmp_path):
+    path = write(tmp_path, "a.conll", "An DT\n")
+    with pytest.raises(UserError, match="a.conll: conll has no names of columns"):
+        read_sentences(path, "conll", {"token": "w", "tag": "t"}, BadRows(False))
+
+
+def test_labels_that_a_test_set_leaves_open(tmp_path):
+    write(tmp_path, "test.tsv", "text\tlabel\na\t\nb\t2\n")
+    keys = {"columns": {"text": "text", "label": "label"}, "test": "test.tsv"}
+    config = task_config({"name": "t", "kind": "regression", **keys}, "")
+    examples = read_split(kind_of(config), config, str(tmp_path), "test", BadRows(False))[""]
+    assert [example.label for example in examples] == [None, 2.0]
+
+
+def test_a_number_that_is_none(tmp_path):
+    write(tmp_path, "train.jsonl", '{"text": "a", "label": 1%s}\n' % ("0" * 400))
+    keys = {"columns": {"text": "text", "label": "label"}, "train": "train.jsonl"}
+    config = task_config({"name": "t", "kind": "regression", **keys}, "")
+    with pytest.raises(UserError, match="train.jsonl:1: the label 10+ is not a number"):
+        read_split(kind_of(config), config, str(tmp_path), "train", BadRows(False))
+
+
 @pytest.mark.parametrize(
     "name, text, columns, message",
     [

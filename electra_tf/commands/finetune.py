@@ -20,7 +20,12 @@ import sys
 from absl import flags
 
 from electra_tf import commands
-from electra_tf.configs import load_finetuning_config, parse_overrides
+from electra_tf.configs import (
+    FinetuningConfig,
+    load_finetuning_config,
+    parse_overrides,
+    validate,
+)
 from electra_tf.errors import UserError
 
 
@@ -138,10 +143,17 @@ def _data_dirs(data_dir, task_configs):
     """The folder of each task."""
     import tensorflow as tf
 
+    from electra_tf.tasks import reading
+
+    def folder_of(config):
+        below = tf.io.gfile.join(data_dir, config.name)
+        patterns = [p for split in ("train", "dev", "test") for p in config.files(split).values()]
+        has_own = any(reading.find_files(data_dir, pattern) for pattern in patterns)
+        return below if not has_own and tf.io.gfile.isdir(below) else data_dir
+
     folders = data_dir.split(",")
     if len(folders) == 1:
-        below = [tf.io.gfile.join(data_dir, config.name) for config in task_configs]
-        return [folder if tf.io.gfile.isdir(folder) else data_dir for folder in below]
+        return [folder_of(config) for config in task_configs]
     if len(folders) != len(task_configs):
         raise UserError(
             f"--data_dir={data_dir}: {len(folders)} folders for {len(task_configs)} tasks; give one "
@@ -287,13 +299,20 @@ def _apply(values, task_configs, config, strategy, bad_rows):
 
 def _apply_task(values, task_config, data_dir, config, strategy, bad_rows, split, prefix):
     """Predicts a split of one task; returns its metrics."""
+    import tensorflow as tf
+    from absl import logging
+
     from electra_tf.tasks.model_folder import is_finetuned, load_finetuned
     from electra_tf.training import finetuning
 
     # The command that trained, with another --mode, names the encoder.
-    folder = os.path.join(values.output_dir, "model")
-    if values.init_from and is_finetuned(values.init_from):
-        folder = values.init_from
+    candidates = [os.path.join(values.output_dir, "model")]
+    if values.init_from:
+        if not tf.io.gfile.exists(values.init_from):
+            raise UserError(f"--init_from={values.init_from}: no such folder")
+        candidates[:0] = [values.init_from, os.path.join(values.init_from, "model")]
+    folder = next(filter(is_finetuned, candidates), candidates[-1])
+    logging.info("model: %s", folder)
     with strategy.scope():
         finetuned = load_finetuned(folder, task_config.name, task_config)
     trained = finetuned.task
@@ -332,6 +351,7 @@ def _run(values):
         )
     task_configs = [load_task_config(name, task_keys) for name in names]
     defaults = task_configs[0].defaults if len(names) == 1 else {}
+    validate(FinetuningConfig, defaults, f"--task={names[0]}: defaults")
     config = load_finetuning_config(values.config, overrides, defaults, TASK_KEYS)
     from electra_tf.tasks.reading import BadRows
     from electra_tf.training.strategies import create_strategy

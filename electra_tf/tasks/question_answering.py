@@ -49,7 +49,8 @@ class QuestionAnswering(Task):
     @property
     def options(self):
         names = ("version_2", "max_query_length", "doc_stride", "answerable_weight")
-        return {name: getattr(self.config, name) for name in names} | self.network_options
+        own = {name: getattr(self.config, name) for name in names}
+        return super().options | own | self.network_options
 
     @property
     def network_options(self):

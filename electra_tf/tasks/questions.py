@@ -106,7 +106,8 @@ class _Reader:
                 self._bad_rows.add(UserError(f"{where}{named}: {error}"))
 
     def _example(self, place, values, context, id_key, answers_of):
-        identifier, question = _field(values, id_key, str), _field(values, "question", str)
+        identifier = str(_field(values, id_key, (str, int)))
+        question = _field(values, "question", str)
         label = self._label(values, context, answers_of)
         return Example(place, identifier, (question, context), label)
 
@@ -160,7 +161,8 @@ def _field(values, key, kind):
     if key not in values:
         raise ValueError(f"no key {key!r}; there are {', '.join(values)}")
     if not isinstance(values[key], kind) or isinstance(values[key], bool):
-        expected = {str: "a string", int: "a whole number", list: "a list"}[kind]
+        names = {str: "a string", int: "a whole number", list: "a list"}
+        expected = " or ".join(names[k] for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"{key!r} is {_short(values[key])}, not {expected}")
     return values[key]
 

@@ -20,6 +20,8 @@ from electra_tf.errors import UserError
 from electra_tf.record_file import compression_of
 
 _SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".conll": "conll"}
+csv.field_size_limit(2**31 - 1)  # A cell may be a long text.
+
 _BLANK = " \t\r\n"
 _RECORDS_AT_ONCE = 1024
 
@@ -150,6 +152,10 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
     """
     token, tag = columns["token"], columns.get("tag")
     if sentence_format == "conll":
+        if isinstance(token, str):
+            raise UserError(
+                f"{path}: conll has no names of columns; give numbers, from 0, not {token!r}"
+            )
         sentences = _conll_sentences(path, token, tag, bad_rows, has_tags)
         if not sentences:
             raise UserError(f"{path}: no sentences in it; give a file with at least one")
@@ -165,6 +171,12 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
             bad_rows.add(UserError(f"{place}: {len(words)} words but {len(tags)} tags"))
         else:
             sentences.append(Sentence(place, words, tags))
+    if len(sentences) > 1 and all(len(sentence.words) == 1 for sentence in sentences):
+        logging.warning(
+            "%s: each sentence has one word; where a line is a word, the format is conll, with tabs or "
+            "spaces between its columns",
+            path,
+        )
     return sentences
 
 

@@ -37,8 +37,8 @@ class Regression(Task):
         def label_of(cell):
             try:
                 number = float(cell)
-            except (TypeError, ValueError):
-                raise ValueError(f"the label {cell!r} is not a number") from None
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError(f"the label {cell!r:.60} is not a number") from None
             if not math.isfinite(number):
                 raise ValueError(f"the label {cell!r} is not a finite number")
             return number

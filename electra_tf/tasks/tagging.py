@@ -46,7 +46,7 @@ class Tagging(Task):
     def read_file(cls, config, path, split, bad_rows):
         sentences = reading.read_sentences(
             path,
-            config.format or _sentence_format(path),
+            config.format or _sentence_format(path, config.columns_of(split)),
             config.columns_of(split),
             bad_rows,
             has_tags=split != "test",
@@ -192,8 +192,14 @@ def _window_row(pieces, labels, window, tokenizer):
     return input_ids + [tokenizer.sep_id], is_word + [0], label + [_NO_LABEL]
 
 
-def _sentence_format(path):
-    return "jsonl" if path.removesuffix(".gz").endswith((".jsonl", ".json")) else "conll"
+def _sentence_format(path, columns):
+    """CoNLL's columns have no names; in a table a line is a sentence."""
+    name = path.removesuffix(".gz")
+    if name.endswith((".jsonl", ".json")):
+        return "jsonl"
+    if name.endswith(".csv"):
+        return "csv"
+    return "tsv" if isinstance(columns["token"], str) else "conll"
 
 
 def _malformed(sentence, scheme):

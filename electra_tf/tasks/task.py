@@ -132,7 +132,10 @@ class Task(abc.ABC):
     @property
     def options(self):
         """Keys of the task's own that decide a run, with their values: a dict."""
-        return {}
+        names = ("metric", "both_orders", "scheme")
+        values = {name: getattr(self.config, name) for name in names}
+        label_range = self.label_range and list(self.label_range)
+        return {**values, "labels": self.labels, "label_range": label_range}
 
     def files(self, predictions, examples):
         """More files of predictions: dict from a name's end to what the JSON file holds."""
@@ -258,7 +261,8 @@ def read_texts(config, path, split, bad_rows, label_of):
             for name, text in zip(config.texts, texts):
                 if not isinstance(text, str):
                     raise ValueError(f"{columns[name]!r} is {text!r:.60}, not a string")
-            label = None if label is None else label_of(label)
+            is_open = label is None or (split == "test" and label == "")
+            label = None if is_open else label_of(label)
         except ValueError as error:
             bad_rows.add(UserError(f"{place}: {error}"))
             continue

@@ -93,20 +93,26 @@ def finetune(
     strategy = strategy or tf.distribute.get_strategy()
     setup = Setup(config, data, encoder, strategy, jit_compile)
     run = RunFolder(output_dir, setup.config, setup.identity, FINETUNING_RUN_KEYS, setup.is_writer)
-    results = []
+    results, stop = [], StopRequest()
     for number in range(1, num_trials + 1):
+        if stop.is_agreed:
+            raise RunStopped(
+                f"{number - 1} of {num_trials} trials are done; the same command goes on from there"
+            )
         folder = run.join(f"trial-{number}")
         show_start = on_start and (lambda *args, number=number: on_start(number, *args))
-        results.append(_run_trial(setup, number, folder, restart_failed, show_start, on_progress))
+        results.append(
+            _run_trial(setup, number, folder, stop, restart_failed, show_start, on_progress)
+        )
     return _summarize(run, setup, results)
 
 
-def _run_trial(setup, number, folder, restart_failed, on_start, on_progress):
+def _run_trial(setup, number, folder, stop, restart_failed, on_start, on_progress):
     """The result of a trial: that of an earlier start, or a new one; a dict."""
     while True:
         attempt = len(tf.io.gfile.glob(f"{folder}-failed-*"))
         seed = setup.config.seed + number - 1 + attempt * _NEXT_ATTEMPT
-        trial = _Trial(setup, dataclasses.replace(setup.config, seed=seed), folder)
+        trial = _Trial(setup, dataclasses.replace(setup.config, seed=seed), folder, stop)
         result = trial.result_there() or trial.run(on_start, on_progress)
         if not result["is_stuck"]:
             return result
@@ -126,10 +132,9 @@ def _run_trial(setup, number, folder, restart_failed, on_start, on_progress):
 class _Trial:
     """One training of a network, in a run folder of its own."""
 
-    def __init__(self, setup, config, folder):
-        self._setup, self._config, self._folder = setup, config, folder
+    def __init__(self, setup, config, folder, stop):
+        self._setup, self._config, self._folder, self._stop = setup, config, folder, stop
         self._run = RunFolder(folder, config, setup.identity, FINETUNING_RUN_KEYS, setup.is_writer)
-        self._stop = StopRequest()
 
     def result_there(self):
         """What a finished start of the same trial gave, or None."""
@@ -177,8 +182,8 @@ class _Trial:
 
     def _train(self, trainer):
         setup, config, last = self._setup, self._config, self._setup.num_train_steps
-        eval_steps = config.eval_steps or setup.steps_per_epoch
-        save_steps = config.save_checkpoints_steps or eval_steps
+        self._eval_steps = config.eval_steps or setup.steps_per_epoch
+        self._save_steps = config.save_checkpoints_steps or self._eval_steps
         summary_dir = self._run.join("tensorboard") if setup.is_writer else None
         controller = orbit.Controller(
             strategy=setup.strategy,
@@ -194,13 +199,13 @@ class _Trial:
         try:
             with self._stop.listening():
                 while self._model.step < last:
-                    stops = ((self._model.step // n + 1) * n for n in (eval_steps, save_steps))
-                    controller.train(min(last, *stops))
+                    controller.train(self._next_stop(self._model.step))
                     step = self._model.step
-                    if self._evaluator and (step % eval_steps == 0 or step == last):
+                    if self._evaluator and (step % self._eval_steps == 0 or step == last):
                         controller.evaluate()
-                    if step % save_steps == 0 or step == last:
+                    if step % self._save_steps == 0 or step == last:
                         self._save()
+                    self._leave_if_asked_to()
         except RunStopped:
             self._save()
             raise
@@ -214,6 +219,18 @@ class _Trial:
                 ) from None
             raise
 
+    def _next_stop(self, step):
+        """The next step after one at which something is evaluated or saved."""
+        stops = ((step // n + 1) * n for n in (self._eval_steps, self._save_steps))
+        return min(self._setup.num_train_steps, *stops)
+
+    def _leave_if_asked_to(self):
+        step, last = self._model.step, self._setup.num_train_steps
+        if self._stop.is_agreed and step < last:
+            raise RunStopped(
+                f"saved {self._folder} at step {step:,} of {last:,}; the same command goes on from there"
+            )
+
     def _after_training(self, metrics):
         self._write("train", metrics)
         if self._on_progress:
@@ -226,11 +243,9 @@ class _Trial:
                 f"{self._config.learning_rate:g}) in another --output_dir"
             )
         if any_worker(self._setup.strategy, self._stop.is_set):
-            last = self._setup.num_train_steps
-            raise RunStopped(
-                f"saved {self._folder} at step {self._model.step:,} of {last:,}; the same command goes on "
-                "from there"
-            )
+            self._stop.is_agreed = True
+            if self._model.step != self._next_stop(self._model.step - 1):
+                self._leave_if_asked_to()  # Else what is due comes first.
 
     def _after_evaluation(self, metrics):
         self._write("eval", metrics)
@@ -276,11 +291,7 @@ class _Trial:
             done.append(TaskPredictions(one.prefix, task, predictions_of(task, one, rows)))
             if task.averages_outputs:
                 outputs |= {f"{one.prefix}{name}": values for name, values in rows.items()}
-        stuck = any(
-            p.task.is_stuck(predictions, examples)
-            for p in done
-            for examples, predictions in p.sets["dev"].values()
-        )
+        stuck = any(_is_stuck(one) for one in done)
         evaluations = [line for line in self._lines if line["split"] == "eval"]
         result = {
             "seed": self._config.seed,
@@ -297,9 +308,9 @@ class _Trial:
                 write_predictions(self._folder, one)
             if outputs:
                 _save_outputs(run.join(OUTPUTS_FILE), outputs)
+            files.write_json(run.join(RESULT_FILE), result)
             if best:
                 self._draw(best, done)
-            files.write_json(run.join(RESULT_FILE), result)
             files.remove(run.join(CHECKPOINTS))
         return result
 
@@ -309,11 +320,21 @@ class _Trial:
             for prefix, task, sets in done:
                 examples, predictions = next(iter(sets["dev"].values()), ([], []))
                 pairs = task.confusion_pairs(predictions, examples) if examples else None
-                if pairs:
+                if pairs and len(task.labels) <= pictures.MOST_LABELS:
                     figure = pictures.confusion_matrix(*pairs, task.labels)
                     pictures.write_figure(f"{prefix}confusion_matrix", figure, best["step"])
             figure = pictures.learning_curve(self._lines, self._setup.metric)
             pictures.write_figure("learning_curve", figure, self._model.step)
+
+
+def _is_stuck(done):
+    """Whether a task's predictions are alike in each dev set whose labels are not."""
+    verdicts = [
+        done.task.is_stuck(predictions, examples)
+        for examples, predictions in done.sets["dev"].values()
+        if len({str(example.label) for example in examples}) > 1
+    ]
+    return bool(verdicts) and all(verdicts)
 
 
 def _only_metrics(line):

@@ -4,6 +4,8 @@ import io
 
 import tensorflow as tf
 
+MOST_LABELS = 60  # Of a confusion matrix; more than that nobody reads.
+
 
 def write_figure(name, figure, step):
     """Writes a matplotlib `Figure` to the default summary writer."""
@@ -18,7 +20,7 @@ def confusion_matrix(predicted, true, labels):
 
     Args:
       predicted, true: lists of labels.
-      labels: all there are, in the order of rows and columns.
+      labels: all there are, `MOST_LABELS` at most, in the order of rows and columns.
     """
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
@@ -29,6 +31,7 @@ def confusion_matrix(predicted, true, labels):
         true,
         predicted,
         labels=labels,
+        display_labels=[str(label).replace("$", r"\$") for label in labels],  # Else it is TeX.
         normalize="true",
         values_format=".2f",
         include_values=len(labels) <= 12,

@@ -101,10 +101,17 @@ class FinetuningData(NamedTuple):
     test: dict
 
     @property
-    def sha256(self):
-        """Of the training examples."""
-        text = json.dumps([example[2:] for example in self.train], ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def identity(self):
+        """What tells whether examples are the same: dict from `train_sha256` and so on to str."""
+        sets = {"train": {"": self.train}, "dev": self.dev, "test": self.test}
+        return {f"{split}_sha256": _sha256_of_examples(sets[split]) for split in sets}
+
+
+def _sha256_of_examples(sets):
+    """Of sets of examples by name, wherever they are from."""
+    values = {name: [example[1:] for example in examples] for name, examples in sets.items()}
+    text = json.dumps(values, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def checked_data(task, sets, bad_rows):
@@ -212,7 +219,7 @@ class Setup:
         self.identity = {"task": ",".join(names), "encoder_sha256": encoder.sha256}
         prefixes = [f"{name}_" if several else "" for name in names]
         for one, prefix in zip(data, prefixes):
-            identity = {**one.task.options, "train_sha256": one.sha256}
+            identity = {**one.task.options, **one.identity}
             self.identity |= {f"{prefix}{key}": value for key, value in identity.items()}
         self.tasks = [
             TaskSetup(one, resolved, encoder.tokenizer, prefix)
