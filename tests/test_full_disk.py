@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 
 import numpy as np
 import orbit
@@ -148,6 +149,39 @@ def assert_error(line, path, disk):
 )
 def test_what_is_said(error, message):
     assert files.no_room(error).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied; choose"),
+        (
+            tf.errors.PermissionDeniedError(None, None, "/a/b; Permission denied"),
+            "/a/b; Permission denied; choose",
+        ),
+        (
+            tf.errors.UnimplementedError(None, None, "File system scheme 's3' not implemented"),
+            "File system scheme 's3' not implemented; choose",
+        ),
+    ],
+)
+def test_what_a_file_system_refuses(error, line, capsys):
+    def fail(values):
+        raise error
+
+    assert commands.run(lambda values: None, fail, "", ["command"]) == 2
+    assert last_line(capsys).startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("text", ["short", "long" * 100_000])
+def test_nobody_reads_what_is_printed(text):
+    run = f"commands.run(lambda v: None, lambda v: print({text[:4]!r} * {len(text)}), '', ['c'])"
+    code = f"import sys\nfrom electra_tf import commands\nsys.exit({run})"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert (process.returncode, said) == (141, "")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def run(define_flags, function, description, argv=None, takes_arguments=False):
             raise UserError(f"unexpected argument '{rest[0]}'; flags are written --name=value")
         check_keras_backend()
         function(values, *([rest] if takes_arguments else []))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is saved", file=sys.stderr)
         return 130
