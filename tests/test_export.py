@@ -371,26 +371,36 @@ def test_warm_up(served, tmp_path, capsys):
     assert verify_command.main(["", str(tmp_path / "r_text/1")]) == 2
     assert "record 0: no request" in capsys.readouterr().err
 
-    for line, message in (
+    requests.write_text('{"text": "a", "text_pair": "b"}\n' * 501)
+    assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
+    assert "501 requests of warm-up for 2 signatures each" in capsys.readouterr().err
+    assert export(folder, tmp_path, "r", "--warmup=missing.jsonl") == 2
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["1"]
+    assert not (served / "generator/1" / WARMUP_FILE).exists()  # --warmup=none
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
         ("[]", "other keys"),
         ('{"text": "a"}', "other keys"),
         ('{"text": "a", "text_pair": 1}', "'text_pair' has what is no text"),
         ('{"text": [["a"]], "text_pair": "b"}', "'text' is of shape (1, 1)"),
         ('{"text": ["a", "b"], "text_pair": "b"}', "unlike numbers of rows"),
         ("{", "Expecting property name"),
-    ):
-        requests.write_text(line + "\n")
-        assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
-        error = capsys.readouterr().err
-        assert f"{requests}:1: {message}" in error and '"text": text, "text_pair": text' in error
-    requests.write_text('{"text": "a", "text_pair": "b"}\n' * 501)
-    assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
-    assert "501 requests of warm-up for 2 signatures each" in capsys.readouterr().err
-    requests.write_text("")
-    assert export(folder, tmp_path, "r", f"--warmup={requests}") == 2
-    assert export(folder, tmp_path, "r", "--warmup=missing.jsonl") == 2
-    assert [path.name for path in (tmp_path / "r").iterdir()] == ["1"]
-    assert not (served / "generator/1" / WARMUP_FILE).exists()  # --warmup=none
+    ],
+)
+def test_malformed_requests(tmp_path, text, message):
+    path = tmp_path / "requests.jsonl"
+    path.write_text(text + "\n")
+    specs = [tf.TensorSpec([None], tf.string, name=name) for name in ("text", "text_pair")]
+    with pytest.raises(UserError) as error:
+        read_requests(str(path), specs, 32)
+    assert str(error.value).startswith(f"{path}:1: {message}")
+    assert '"text": text, "text_pair": text' in str(error.value)
+    path.write_text("")
+    with pytest.raises(UserError, match="0 lines; give 1 to"):
+        read_requests(str(path), specs, 32)
 
 
 def test_the_servers_files(served, tmp_path, capsys):
