@@ -57,8 +57,9 @@ def verify(folder):
 
     Raises:
       UserError: a file is missing or damaged, it does not load or run there, gives other numbers than it
-        gave in Python (by more than 1e-5, of numbers beyond 1 by more than that share of them), has other operations, functions that XLA must compile, weights in half precision, or an
-        output whose first axis is not the batch.
+        gave in Python (by more than 1e-5, of numbers beyond 1 by more than that share of them), has
+        other operations, functions that XLA must compile, weights in half precision, or an output whose
+        first axis is not the batch.
     """
     meta_graph = read_meta_graph(folder)
     _check_graph(folder, meta_graph)
