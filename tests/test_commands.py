@@ -102,6 +102,7 @@ def test_a_finished_run_is_left_as_it_is(data, finished, caplog):
     assert "resumed at step 12" in caplog.text
 
 
+@pytest.mark.slow  # test_stopping.py and test_checkpoints.py go on with runs in this process.
 def test_a_killed_run_ends_as_one_that_was_not(data, finished, tmp_path):
     command = [
         sys.executable,
