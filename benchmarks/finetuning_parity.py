@@ -102,10 +102,9 @@ def prepare(values):
     for name in values.tasks:
         if name not in TASKS:
             raise UserError(f"--tasks={name}: choose of {', '.join(TASKS)}")
-        if not (data / SOURCES.get(name, TASKS[name][1])).exists():
-            raise UserError(
-                f"--data={data}: there is no {SOURCES.get(name, TASKS[name][1])} in it, which {name} needs"
-            )
+        source = SOURCES.get(name, TASKS[name][1])
+        if not (data / source).exists():
+            raise UserError(f"--data={data}: there is no {source} in it, which {name} needs")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in OWN_TASKS.items():
         (folder / f"{name}.yaml").write_text(text)
@@ -221,22 +220,21 @@ def train_peer(values, name, data):
     [(_, dev)] = data.dev.items()
     folder = pathlib.Path(values.output_dir) / name
     python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
+    description = {
+        **settings,
+        "bfloat16": settings["mixed_precision"] == "bfloat16",
+        "encoder": str(pathlib.Path(values.encoder).resolve()),
+        "encoder_sha256": encoder_sha256(values),
+        "kind": task.config.kind,
+        "num_labels": task.num_outputs,
+        "doc_stride": task.config.doc_stride,
+        "max_query_length": task.config.max_query_length,
+        "train": rows_for_peer(task, task.training_examples(data.train)),
+        "dev": rows_for_peer(task, dev),
+    }
     results = []
     for seed in range(1, values.num_trials + 1):
-        description = {
-            **settings,
-            "bfloat16": settings["mixed_precision"] == "bfloat16",
-            "seed": seed,
-            "encoder": str(pathlib.Path(values.encoder).resolve()),
-            "encoder_sha256": encoder_sha256(values),
-            "kind": task.config.kind,
-            "num_labels": task.num_outputs,
-            "doc_stride": task.config.doc_stride,
-            "max_query_length": task.config.max_query_length,
-            "train": rows_for_peer(task, task.training_examples(data.train)),
-            "dev": rows_for_peer(task, dev),
-        }
-        text = json.dumps(description)
+        text = json.dumps({**description, "seed": seed})
         # Of other settings, another encoder or other data it is another file.
         stem = f"peer-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         source, target = folder / f"{stem}.in.json", folder / f"{stem}.json"

@@ -185,4 +185,4 @@ def _replace(folder, write, servables):
     """Lets a model appear whole, in the place of an earlier start's."""
     with files.replacing(folder) as temporary:
         write(servables, temporary, servables.task.config.name)
-        files.remove(folder.rstrip("/"))
+        files.remove(folder)

@@ -50,9 +50,10 @@ def read_networks(folder):
     networks, tokenizer, notes = [], None, []
     for name, path in warm_start.find_networks(folder).items():
         network_class = {"discriminator": Discriminator, "generator": Generator}[name]
-        config, *_ = huggingface.read_encoder(path)  # Before a network of any size is made.
-        network = network_class(config)
-        notes += warm_start.import_network(network, path)
+        # Read first: it refuses sizes that the weights contradict, before a network is made of them.
+        source = huggingface.read_encoder(path)
+        network = network_class(source[0])
+        notes += warm_start.import_network(network, path, source)
         networks.append(network)
         own = Tokenizer.from_pretrained(path)
         own.check_fits(network.config.vocab_size, path)

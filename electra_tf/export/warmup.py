@@ -96,7 +96,8 @@ def read_requests(path, specs, max_batch_size):
       list of dicts from input to array of bytes.
 
     Raises:
-      UserError: the file is missing or empty, has more lines than a server takes, or a line is none such.
+      UserError: the file is missing or empty, has more lines than a server takes, or a line is none
+        such or has more texts.
     """
     try:
         with tf.io.gfile.GFile(path) as f:

@@ -161,8 +161,12 @@ def _field(values, key, kind):
     if key not in values:
         raise ValueError(f"no key {key!r}; there are {', '.join(values)}")
     if not isinstance(values[key], kind) or isinstance(values[key], bool):
-        names = {str: "a string", int: "a whole number", list: "a list"}
-        expected = " or ".join(names[k] for k in (kind if isinstance(kind, tuple) else (kind,)))
+        expected = {
+            str: "a string",
+            int: "a whole number",
+            list: "a list",
+            (str, int): "a string or a whole number",
+        }[kind]
         raise ValueError(f"{key!r} is {_short(values[key])}, not {expected}")
     return values[key]
 

@@ -151,20 +151,21 @@ def import_networks(model, folder):
             gpt2.read_weights(network.backbone, path)
             notes.append(f"{network.name}: all of {path}")
         else:
-            notes += import_network(network, path)
+            notes += import_network(network, path, huggingface.read_encoder(path))
     return notes
 
 
-def import_network(network, path):
-    """Reads the weights of one folder into a network, as `import_networks` does.
+def import_network(network, path, source):
+    """Gives a network the weights of one folder, as `import_networks` does.
 
     Args:
       network: `Discriminator` or `Generator`.
       path: folder of `config.json` and weights.
+      source: what `huggingface.read_encoder` read there.
 
     Returns, raises: as `import_networks`.
     """
-    config, arrays, others = huggingface.read_encoder(path)
+    config, arrays, others = source
     notes = [f"{network.name}: {len(arrays)} tensors of embeddings and encoder are those of {path}"]
     positions = network.config.max_position_embeddings
     if positions > config.max_position_embeddings and _POSITIONS in arrays:
