@@ -58,7 +58,7 @@ SETTINGS = {
     "weight_decay_rate": 0.01,
     "warmup_proportion": 0.1,
     "clip_norm": 1.0,
-    "mixed_precision": "bfloat16",
+    "mixed_precision": "float32",
 }
 NUM_SST2_ROWS = 8000
 WIKIGOLD = """name: wikigold
