@@ -2,6 +2,8 @@
 
   bash benchmarks/make_envs.sh
   python benchmarks/finetuning_throughput.py --task=sst2 --data_dir=glue/SST-2 --encoder=ENCODER
+  python benchmarks/finetuning_throughput.py --task=squad1 --data_dir=qa/squad --encoder=ENCODER \\
+      --max_seq_length=384 --override=head=start_end
 
 Both train the same encoder (a folder in Hugging Face's layout) on the same examples, in turns
 (benchmarks/pretrain_throughput.py has how, and what to look at on a busy machine): once with all
@@ -33,6 +35,9 @@ def define_flags(values):
     )
     flags.DEFINE_integer("batch_size", 32, "Examples of a step.", flag_values=values)
     flags.DEFINE_integer("max_seq_length", 128, "Longest example.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "override", [], "key=value of our configuration; repeatable.", flag_values=values
+    )
     flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("steps", 5, "Steps of a turn.", lower_bound=1, flag_values=values)
     flags.DEFINE_string("envs", str(ROOT / ".bench-envs"), "Environments.", flag_values=values)
@@ -54,13 +59,21 @@ def write_rows(values):
     path = os.path.join(values.output_dir, "rows.json")
     with open(path, "w", encoding="utf-8") as f:
         task = data.task
-        rows = rows_for_peer(task, task.training_examples(data.train))
-        json.dump({"kind": task.config.kind, "num_labels": task.num_outputs, "train": rows}, f)
+        description = {
+            "kind": task.config.kind,
+            "num_labels": task.num_outputs,
+            "doc_stride": task.config.doc_stride,
+            "max_query_length": task.config.max_query_length,
+            "train": rows_for_peer(task, task.training_examples(data.train)),
+        }
+        json.dump(description, f)
     return path
 
 
 def measure(values, dtype, is_padded, rows):
     """The rows of both in one dtype, with equal shapes or not."""
+    from electra_tf.configs import parse_overrides
+
     config = {
         "learning_rate": 1e-4,
         "layerwise_lr_decay": 0.8,
@@ -71,6 +84,7 @@ def measure(values, dtype, is_padded, rows):
         "max_seq_length": values.max_seq_length,
         "mixed_precision": dtype,
         "num_train_epochs": 20,
+        **parse_overrides(values.override),
     }
     task = {
         "task": values.task,

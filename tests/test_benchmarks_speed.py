@@ -56,6 +56,7 @@ def of_text(data):
     return f"--data={data}/text.txt", f"--vocab_file={data}/vocab.txt"
 
 
+@pytest.mark.slow  # Takes 22 s.
 def test_input_pipeline(data, config, tmp_path):
     figures = run(
         input_pipeline, tmp_path, *of_text(data), f"--config={config}", "--batch_size=4",
@@ -190,6 +191,7 @@ def test_scaling_refuses(flag, message, tmp_path, capsys):
     assert message in line
 
 
+@pytest.mark.slow  # Takes 25 s.
 def test_profile(data, config, tmp_path):
     figures = run(
         scaling, tmp_path, *of_text(data), f"--preset={config}", "--batch_size=16", "--length=16",

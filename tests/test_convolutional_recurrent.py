@@ -592,6 +592,7 @@ def test_served_networks_of_ids(encoder, tmp_path, capsys):
         assert float(printed.split("OpenVINO: largest difference ")[1]) <= 1e-5
 
 
+@pytest.mark.slow  # test_served_networks_of_ids is the quick one.
 def test_a_served_task(classified, tmp_path):
     flags = [f"--model_dir={classified}/model", f"--output_dir={tmp_path}", "--name=mine"]
     assert export.main(["", *flags]) == 0

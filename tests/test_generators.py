@@ -362,6 +362,7 @@ def test_a_unigram_run_goes_on_with_its_own_counts(data, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "run").glob("*or")] == ["discriminator"]
 
 
+@pytest.mark.slow  # Five runs.
 def test_a_run_begins_with_another_ones_weights(data, finished, tmp_path, capsys):
     """A rate of 0: what is written in the end is what was read."""
     options = [f"--init_from={finished}", "--override=num_train_steps=2", "--override=learning_rate=1e-30"]  # fmt: skip

@@ -322,6 +322,7 @@ def test_the_same_command_again_trains_and_draws_nothing(finished, capsys):
     assert "top_k is None there and 3 here; choose another --output_dir" in last_line(capsys)
 
 
+@pytest.mark.slow  # test_a_run_on_a_transformer is the quick one.
 def test_a_run_on_a_convolutional_recurrent_network(generator_dir, corpus, tmp_path):
     kind = "--discriminator=convolutional_recurrent"
     run = tmp_path / "run"

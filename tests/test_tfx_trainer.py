@@ -193,6 +193,7 @@ def test_the_same_call_again_trains_nothing(folder, finished):
         run_fn(arguments(folder, finished, train_steps=41))
 
 
+@pytest.mark.slow  # test_the_task_is_learnt is the quick one.
 def test_pairs_by_a_base_model_without_eval_files(folder, tmp_path):
     """Attributes that are not there are no mistake, nor are zeros."""
     rows = rows_of(17, 2)
@@ -228,6 +229,7 @@ def test_pairs_by_a_base_model_without_eval_files(folder, tmp_path):
     np.testing.assert_allclose(found["outputs"], expected, atol=1e-5)
 
 
+@pytest.mark.slow  # test_the_task_is_learnt is the quick one.
 def test_tags(folder, tmp_path):
     call = arguments(folder, tmp_path, TAGS, {"seed": None}, train_steps=60)
     run_fn(call)

@@ -45,8 +45,8 @@ def export(servables, output_dir, name, version=None, requests=None):
         if tf.io.gfile.exists(folder):
             raise UserError(f"{folder}: this version is there; give another --version")
     with files.replacing(folders[0]) as ids_folder, files.replacing(folders[1]) as text_folder:
-        write_ids(servables, ids_folder, names[0], requests)
         write_text(servables, text_folder, names[1], requests)
+        write_ids(servables, ids_folder, names[0], requests)
     return folders
 
 
@@ -112,6 +112,12 @@ def _write(servable, folder, name, inputs, requests, max_batch_size):
         requests = [
             {key: value[:rows] for key, value in inputs.items()} for rows in (1, max_batch_size)
         ]
+    num_logs = len(requests) * len(servable.signatures)
+    if num_logs > warmup.MAX_REQUESTS:
+        raise UserError(
+            f"{len(requests)} requests of warm-up for {len(servable.signatures)} signatures each; a "
+            f"server takes {warmup.MAX_REQUESTS} in all"
+        )
     # Traced once, for the file and for the reference.
     functions = {key: f.get_concrete_function() for key, f in servable.signatures.items()}
     tf.saved_model.save(
@@ -135,11 +141,6 @@ def _write(servable, folder, name, inputs, requests, max_batch_size):
             for signature in servable.signatures
             for request in requests
         ]
-        if len(logs) > warmup.MAX_REQUESTS:
-            raise UserError(
-                f"{len(requests)} requests of warm-up for {len(functions)} signatures each; a server "
-                f"takes {warmup.MAX_REQUESTS} in all"
-            )
         warmup.write_logs(folder, logs)
     verify(folder)
 
