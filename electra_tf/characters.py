@@ -1,6 +1,17 @@
 """Parts of strings by their characters, in time that grows with their length alone."""
 
+import json
+
 import tensorflow as tf
+
+
+def is_text(value):
+    """Whether all strings in a value can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=repr).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def begins_character(joined):

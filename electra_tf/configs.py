@@ -6,6 +6,7 @@ Keys carry the names of google-research/electra `configure_pretraining.py` and
 
 import dataclasses
 import difflib
+import math
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -334,6 +335,11 @@ class PretrainingConfig:
         }.get(self.generator)
 
     @property
+    def has_phases(self):
+        """Whether a step trains one network alone, now the one and now the other."""
+        return self.schedule in ("alternating", "two_stage")
+
+    @property
     def has_temperature(self):
         """Whether samples may be drawn at another `temperature` than 1."""
         return self.generator_loss is not None and self.schedule != "adversarial"
@@ -471,9 +477,12 @@ class FinetuningConfig:
             raise UserError(
                 f"length_buckets={buckets}: give ascending lengths below max_seq_length={length}"
             )
-        is_large = encoder_config.hidden_size >= 1024
+        # A convolutional-recurrent encoder is wide where it is small.
+        is_transformer = isinstance(encoder_config, EncoderConfig)
+        is_large = is_transformer and encoder_config.hidden_size >= 1024
         rate = 5e-5 if is_large else 1e-4
-        if self.fidelity == "fixed" and encoder_config.hidden_size <= 256:
+        is_small = encoder_config.hidden_size <= 256 or not is_transformer
+        if self.fidelity == "fixed" and is_small:
             rate = 3e-4
         chosen = {
             "learning_rate": rate,
@@ -630,9 +639,9 @@ def parse_overrides(overrides):
             raise UserError(f"--override={override}: no '='; write --override=key=value")
         try:
             values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not.
             raise UserError(
-                f"--override={override}: the value is not YAML ({error.problem})"
+                f"--override={override}: the value is not YAML ({getattr(error, 'problem', error)})"
             ) from None
     return values
 
@@ -696,8 +705,13 @@ def _preset(name, where):
     return PRETRAINING_PRESETS[name]
 
 
-def read_yaml(path, flag="--config"):
+def read_yaml(path, flag="--config", as_written=()):
     """Reads a YAML file of `key: value` lines as a dict.
+
+    Args:
+      path: the file.
+      flag: which names it, for messages.
+      as_written: keys whose lists are of str, not of the numbers and truth values that YAML sees.
 
     Raises:
       UserError: that names `flag`, or the line.
@@ -707,17 +721,25 @@ def read_yaml(path, flag="--config"):
 
     try:
         with tf.io.gfile.GFile(path, "rb") as f:
-            values = yaml.safe_load(f.read().decode("utf-8-sig"))
+            text = f.read().decode("utf-8-sig")
+        values, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
     except tf.errors.OpError as error:
         raise UserError(f"{flag}={path}: cannot read it: {error.message}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         place = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         raise UserError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: no 'key: value' lines; write one configuration key a line")
-    return values
+    lists = {key for key in as_written if isinstance(values.get(key), list)}
+    return {key: written[key] if key in lists else value for key, value in values.items()}
+
+
+_KEYS_OF_THE_ORIGINAL = {
+    "uniform_generator": "write 'generator: uniform'",
+    "untied_generator": "write 'tied: true' for its 'false'; untied is the default",
+}
 
 
 def validate(config_class, values: dict[str, Any], where, other_keys=()):
@@ -732,6 +754,8 @@ def validate(config_class, values: dict[str, Any], where, other_keys=()):
     for key in values:
         if key not in known:
             nearest = difflib.get_close_matches(str(key), [*known, *other_keys], n=1)
+            if key in _KEYS_OF_THE_ORIGINAL:
+                raise UserError(f"{where}: '{key}' is the original's; {_KEYS_OF_THE_ORIGINAL[key]}")
             hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known: {', '.join(known)}"
             raise UserError(f"{where}: unknown configuration key '{key}'{hint}")
     missing = [
@@ -750,6 +774,10 @@ def validate(config_class, values: dict[str, Any], where, other_keys=()):
                 else ""
             )
         )
+    for key, value in values.items():
+        numbers = [x for x in (value if isinstance(value, list) else [value]) if type(x) is float]
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"{where}: {key}={value}: give finite numbers")
     try:
         return pydantic.TypeAdapter(config_class).validate_python(values)
     except pydantic.ValidationError as error:

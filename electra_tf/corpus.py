@@ -496,10 +496,10 @@ def is_held_out(digest, seed, eval_fraction):
 
 def _remove_interrupted_build(output_dir):
     """Removes what a build left that was killed before it wrote `dataset.json`."""
-    stale = tf.io.gfile.glob(tf.io.gfile.join(output_dir, "building-*"))
+    stale = files.glob(output_dir, "building-*")
     if stale and not tf.io.gfile.exists(tf.io.gfile.join(output_dir, records.DATASET_FILE)):
         for folder in (output_dir, tf.io.gfile.join(output_dir, "eval")):
-            for shard in tf.io.gfile.glob(tf.io.gfile.join(folder, f"{RECORDS_NAME}-*")):
+            for shard in files.glob(folder, f"{RECORDS_NAME}-*"):
                 tf.io.gfile.remove(shard)
     for folder in stale:
         tf.io.gfile.rmtree(folder)

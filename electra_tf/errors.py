@@ -18,6 +18,11 @@ class WorkerLost(Exception):
     """Another worker of the run is gone."""
 
 
+def first_line(error):
+    """The first line of an error's message, a str."""
+    return str(error).strip().partition("\n")[0]
+
+
 def check_keras_backend():
     """Refuses another Keras backend than TensorFlow's, before Keras is imported.
 

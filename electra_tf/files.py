@@ -103,6 +103,17 @@ def replacing(path):
         remove(temporary)
 
 
+def glob(folder, *names):
+    """Paths below a folder that match a pattern, sorted; what the folder is called is no pattern.
+
+    Args:
+      folder: path.
+      names: parts of the pattern.
+    """
+    literal = re.sub(r"([*?[\\])", r"\\\1", folder)
+    return sorted(tf.io.gfile.glob(tf.io.gfile.join(literal, *names)))
+
+
 def remove(path):
     """Removes a file or a folder, if it is there."""
     if tf.io.gfile.isdir(path):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_tf import files
+from electra_tf.characters import is_text
 from electra_tf.errors import UserError
 from electra_tf.interop import gpt2
 from electra_tf.modeling.causal import import_keras_hub
@@ -139,7 +140,8 @@ class TextGenerator:
           sampler: of `create_sampler`; None for the greedy one.
 
         Returns:
-          list of `num_return_sequences` str, each with the prompt.
+          list of `num_return_sequences` str, each with the prompt; fewer where a search finds one text
+          several times.
 
         Raises:
           UserError: the model has fewer positions or tokens, the prompt leaves no room, or a search
@@ -147,6 +149,8 @@ class TextGenerator:
         """
         samplers = import_keras_hub().samplers
         sampler = sampler or create_sampler()
+        if not is_text(prompt):
+            raise UserError("the prompt: half of a surrogate pair, or bytes that are not UTF-8")
         self._check_sampler(sampler)
         prompt_ids = self.vocabulary.encode(prompt)
         self._check_lengths(len(prompt_ids), max_length)
@@ -166,7 +170,9 @@ class TextGenerator:
             stop_token_ids=self.vocabulary.end_ids or None,
         )
         rows = zip(outputs["token_ids"], outputs["padding_mask"])
-        texts = [self.vocabulary.decode(ids[is_text].tolist()) for ids, is_text in rows]
+        texts = [self.vocabulary.decode(ids[is_there].tolist()) for ids, is_there in rows]
+        # What beams have behind their end is left out, so that two of them may be one text.
+        texts = list(dict.fromkeys(texts)) if num_rows < num_return_sequences else texts
         return texts[:num_return_sequences]
 
     def fill(self, prompts, max_length, sampler, progress=None):

@@ -355,12 +355,8 @@ def create_finetuning_optimizer(config, networks, num_train_steps):
         to get the first one's variables, then those of the other ones' heads.
       num_train_steps: int; `warmup_proportion` of them are the warm-up.
     """
-    num_warmup_steps = num_train_steps * config.warmup_proportion  # Not rounded in the original.
-    if num_warmup_steps == 0 and config.fidelity == "fixed":
-        num_warmup_steps = None
-    schedule = LinearWarmupDecay(
-        config.learning_rate, num_train_steps, num_warmup_steps, config.lr_decay_power
-    )
+    # Not rounded in the original.
+    schedule = _schedule(config, num_train_steps, num_train_steps * config.warmup_proportion)
     first, *others = networks
     multipliers = layerwise_multipliers(first, config.layerwise_lr_decay, config.fidelity)
     multipliers += [1.0 for other in others for _ in other.head.trainable_variables]
@@ -369,10 +365,13 @@ def create_finetuning_optimizer(config, networks, num_train_steps):
 
 def create_optimizer(config):
     """The optimizer of a `PretrainingConfig`, `fidelity` included."""
-    num_warmup_steps = config.num_warmup_steps
+    schedule = _schedule(config, config.num_train_steps, config.num_warmup_steps)
+    return AdamWeightDecay(schedule, config.weight_decay_rate)
+
+
+def _schedule(config, num_train_steps, num_warmup_steps):
     if num_warmup_steps == 0 and config.fidelity == "fixed":
         num_warmup_steps = None
-    schedule = LinearWarmupDecay(
-        config.learning_rate, config.num_train_steps, num_warmup_steps, config.lr_decay_power
+    return LinearWarmupDecay(
+        config.learning_rate, num_train_steps, num_warmup_steps, config.lr_decay_power
     )
-    return AdamWeightDecay(schedule, config.weight_decay_rate)

@@ -1,12 +1,15 @@
 """Fine-tuned models on plain Python strings."""
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 
+from electra_tf.characters import is_text
 from electra_tf.configs import FinetuningConfig
 from electra_tf.errors import UserError
 from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.tasks.model_folder import load_finetuned
-from electra_tf.tasks.task import Example, is_text
+from electra_tf.tasks.task import Example
 from electra_tf.tasks.words import Word, split_words
 from electra_tf.training.row_predictor import RowPredictor, predict_examples
 
@@ -77,6 +80,8 @@ class Predictor:
         """
         if isinstance(inputs, (str, tuple)):
             return self([inputs])[0]
+        if not isinstance(inputs, Iterable):
+            raise UserError(f"{inputs!r} is neither a text nor a list of them")
         inputs = list(inputs)
         if not inputs:
             return []

@@ -7,7 +7,6 @@ index of record offsets beside them; GZIP ones, which have no offsets, in a stre
 
 import functools
 import io
-import json
 import struct
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ _HEADER_BYTES, _FOOTER_BYTES = 12, 4  # Of a record: length and checksum; checks
 def holds_records(folder):
     """Whether a folder holds a data set or shards."""
     names = (DATASET_FILE, "*tfrecord*")
-    return any(tf.io.gfile.glob(tf.io.gfile.join(folder, name)) for name in names)
+    return any(files.glob(folder, name) for name in names)
 
 
 def find_shards(pattern):
@@ -43,10 +42,10 @@ def find_shards(pattern):
     """
     shards = []
     for part in filter(None, pattern.split(",")):
-        part_glob = tf.io.gfile.join(part, "*tfrecord*") if tf.io.gfile.isdir(part) else part
+        is_folder = tf.io.gfile.isdir(part)
         found = [
             path
-            for path in tf.io.gfile.glob(part_glob)
+            for path in (files.glob(part, "*tfrecord*") if is_folder else tf.io.gfile.glob(part))
             if not path.endswith((".json", ".npz")) and not tf.io.gfile.isdir(path)
         ]
         if not found:
@@ -88,13 +87,13 @@ def _scan(path, skip_corrupt):
             if not skip_corrupt:
                 raise UserError(_corrupt_message(path, f"at byte {offset}")) from None
             corrupt += 1
-            end = _end_by_header(path, offset, reader)
+            end = _end_by_header(path, offset)
             reader = tf_record.tf_record_random_reader(path)  # It stays at an error otherwise.
         offset = end
     return Shard(path, np.array(offsets, np.int64), False), corrupt
 
 
-def _end_by_header(path, offset, reader):
+def _end_by_header(path, offset):
     """Where the record after a corrupt one begins, if its header was spared; else the file's end."""
     size = tf.io.gfile.stat(path).length
     with tf.io.gfile.GFile(path, "rb") as f:
@@ -201,13 +200,7 @@ def read_dataset_file(paths):
     path = tf.io.gfile.join(_index_path(paths[0]).removesuffix(INDEX_FILE), DATASET_FILE)
     if not tf.io.gfile.exists(path):
         return None
-    try:
-        with tf.io.gfile.GFile(path) as f:
-            return json.load(f)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}); build the data again"
-        ) from None
+    return files.read_json_object(path)
 
 
 def check_records(shards, flag, config, tokenizer):
@@ -364,12 +357,12 @@ class RecordBatches:
         """The `UserError` behind an error of the pipeline, or None."""
         return self._reader.error if self._reader else None
 
-    def training(self, seed, first_step, num_steps, num_parts=1, parts=range(1)):
-        """The batches of the steps from `first_step` up to `num_steps`, in the order of the seed.
+    def training(self, seed, first_step, last_step, num_parts=1, parts=range(1)):
+        """The batches of the steps from `first_step` up to `last_step`, in the order of the seed.
 
         Args:
           seed: decides the order.
-          first_step, num_steps: int.
+          first_step, last_step: int; `last_step` itself is not among them.
           num_parts: how many replicas share a step's batch; divides the batch size.
           parts: range of those parts of each batch that are read here; the others' rows are not.
 
@@ -383,7 +376,7 @@ class RecordBatches:
                 self._shuffled_stream(seed)
                 .batch(size, drop_remainder=True)
                 .skip(first_step * num_parts)
-                .take((num_steps - first_step) * num_parts)
+                .take((last_step - first_step) * num_parts)
             )
             serialized = _only_parts(serialized, num_parts, parts)
         else:
@@ -394,7 +387,7 @@ class RecordBatches:
                 first = parts[part] * size
                 return self._reader.read(order.numbers(step)[first : first + size])
 
-            numbers = tf.data.Dataset.range(first_step * len(parts), num_steps * len(parts))
+            numbers = tf.data.Dataset.range(first_step * len(parts), last_step * len(parts))
             serialized = numbers.map(lambda i: self._read(read, i, size))
         return serialized.map(self._parse).prefetch(4)
 

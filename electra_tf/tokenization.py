@@ -323,9 +323,12 @@ class Tokenizer(tf.Module):
             byte = text_start + tf.cast(tf.gather(source_bytes.flat_values, index), tf.int64)
             return tf.gather(chars, byte) - first_char
 
+        starts, ends = to_chars(starts), to_chars(ends)
+        # A syllable of Hangul is pieces of its letters: each of them stands at the whole character.
+        ends = tf.maximum(ends, starts + 1)
         return tuple(
             tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
-            for values in (ids, to_chars(starts), to_chars(ends))
+            for values in (ids, starts, ends)
         )
 
     def detokenize(self, ids):

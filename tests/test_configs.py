@@ -93,6 +93,11 @@ def test_a_resolved_configuration_is_a_configuration(tmp_path):
         (f"seed={2**31}", "seed=2147483648: .*less than"),
         ("seed", "no '='; write --override=key=value"),
         ("seed=[", "the value is not YAML"),
+        ("seed=\x01", "the value is not YAML"),
+        ("seed=2020-13-45", "the value is not YAML .month must be in 1..12"),
+        ("learning_rate=.inf", "learning_rate=inf: give finite numbers"),
+        ("uniform_generator=true", "is the original's; write 'generator: uniform'"),
+        ("untied_generator=false", "is the original's; write 'tied: true'"),
     ],
 )
 def test_bad_overrides(override, message):

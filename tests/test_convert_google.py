@@ -516,7 +516,7 @@ def test_vocabulary(tiny, tmp_path, capsys):
     [
         ([], "--from: give either this flag or --to (google, huggingface, keras_hub)"),
         (["--from=google", "--to=google"], "--from: give either this flag or --to"),
-        (["--from=torch"], "google"),
+        (["--from=torch"], "--from=torch: value should be one of"),
         (["--to=google", "--num_attention_heads=2"], "--num_attention_heads: goes with --from"),
         (["--to=google", "--vocab_file=v"], "--vocab_file: goes with --from"),
         (

@@ -94,7 +94,7 @@ def test_pieces_side_by_side_are_the_whole(reference, num_parts):
 SHARE = """
 from electra_tf.training import strategies
 strategy = strategies.create_strategy()
-print(*(strategies.sub_batch_rows(strategy, rows) for rows in (4, 16, 32, 64, 70, 128, 1024)))
+print(*(strategies.sub_batch_rows(rows) for rows in (4, 16, 32, 64, 70, 128, 1024)))
 """
 
 
@@ -107,7 +107,7 @@ def test_rows_side_by_side(monkeypatch):
     )
     assert process.stdout.split() == ["None", "8", "16", "16", "None", "16", "128"]
     # Here TensorFlow has started, with the threads it has.
-    assert strategies.sub_batch_rows(tf.distribute.get_strategy(), 64) is None
+    assert strategies.sub_batch_rows(64) is None
 
 
 RUN = [

@@ -1,5 +1,6 @@
 """Exported models, run through TensorFlow's C API as a server runs them."""
 
+import json
 import shutil
 
 import keras
@@ -279,9 +280,15 @@ def test_versions(served, tmp_path, capsys):
     assert export(folder, served, "classification", "--version=1") == 2
     assert "this version is there" in capsys.readouterr().err
     assert export(folder, tmp_path, "a b") == 2
+    assert "--name=a b: use letters, digits, - and _" in capsys.readouterr().err
     assert export(folder, tmp_path, "a_text") == 2
     assert "a name with _text is that of a model of strings" in capsys.readouterr().err
     assert export(folder, tmp_path, "a", "--max_seq_length=0") == 2
+    assert "--max_seq_length=0: 0 is not a positive integer" in capsys.readouterr().err
+    assert export(folder, tmp_path, "a", f"--version={2**63}") == 2
+    assert f"--version={2**63}" in capsys.readouterr().err
+    assert export(folder, tmp_path, "a", "--label=") == 2
+    assert "--label=: an empty label" in capsys.readouterr().err
     assert export(folder, tmp_path, "a", "--task=other") == 2
     assert "no task other in it; its task is t" in capsys.readouterr().err
     assert export(served / "models", tmp_path, "a", "--task=t") == 2
@@ -331,6 +338,7 @@ def test_other_numbers_than_pythons_are_refused(served, tmp_path, capsys):
     assert "to compare with" in capsys.readouterr().err
     (folder / "saved_model.pb").write_bytes(b"nothing")
     assert verify_command.main(["", str(folder)]) == 2
+    assert "saved_model.pb: no SavedModel" in capsys.readouterr().err
     assert verify_command.main([""]) == 2
     assert "give one folder" in capsys.readouterr().err
 
@@ -409,7 +417,7 @@ def test_the_servers_files(served, tmp_path, capsys):
         text_format.Parse((tmp_path / "models.config").read_text(), config)
         return {model.name: model for model in config.model_config_list.config}
 
-    def add(name, version, *labels, server_dir="/models"):
+    def add(name, version, *labels, server_dir=None):
         names = [name, f"{name}_text"]
         server_files.add_to_models(str(tmp_path), names, version, labels, server_dir)
 
@@ -427,7 +435,7 @@ def test_the_servers_files(served, tmp_path, capsys):
     # Labels stay where they are until another version gets them.
     (tmp_path / "batching_parameters.txt").write_text("mine")
     add("a", 2, "stable")
-    add("a", 3, "canary", server_dir="/elsewhere/")
+    add("a", 3, "canary")
     add("b", 1, server_dir="/elsewhere/")
     write(str(tmp_path), 16)
     assert (tmp_path / "batching_parameters.txt").read_text() == "mine"
@@ -439,12 +447,24 @@ def test_the_servers_files(served, tmp_path, capsys):
     model = models()["a"]
     assert dict(model.version_labels) == {"stable": 4, "canary": 3}
     assert list(model.model_version_policy.specific.versions) == [3, 4]
+    # An older version gets a label; the newest is served as before.
+    for version in (4, 5):
+        (tmp_path / "a" / str(version)).mkdir(parents=True)
+    add("a", 2, "old", server_dir="/there")
+    model = models()["a"]
+    assert list(model.model_version_policy.specific.versions) == [2, 3, 4, 5]
+    assert model.base_path == "/there/a"
+    shutil.rmtree(tmp_path / "a")
     # The module's exports had the same folder.
     text = (served / "models.config").read_text()
     config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     assert len(config.model_config_list.config) == 2 * (2 + len(TASKS))
     assert "max_batch_size { value: 32 }" in (served / "batching_parameters.txt").read_text()
 
+    (tmp_path / "batching_parameters.txt").write_text("max_batch_size { value: 8 }\n")
+    assert server_files.batch_limit(str(tmp_path)) == 8
+    assert export(served / "models/discriminator", tmp_path, "a", "--max_batch_size=9") == 2
+    assert "has 8 for all models" in capsys.readouterr().err
     (tmp_path / "models.config").write_text("models {")
     assert export(served / "models/discriminator", tmp_path, "a") == 2
     assert "mend or remove the file" in capsys.readouterr().err
@@ -505,6 +525,22 @@ def test_requests_of_warm_up_fit_into_a_batch(served, tmp_path):
     assert len(read_requests(str(path), specs, 3)) == 2
     with pytest.raises(UserError, match="requests.jsonl:2: 3 rows, more than a server joins"):
         read_requests(str(path), specs, 2)
+
+
+def test_what_has_no_reference_is_refused():
+    with pytest.raises(UserError, match="s: assets.extra/reference.npz has no 'y' to compare with"):
+        compare("m", "s", {"s/output/x": np.zeros(1)}, {"s/x": np.zeros(1), "s/y": np.zeros(1)})
+
+
+def test_windows_of_warm_up_fit_into_a_batch(served, tmp_path):
+    """A context of many windows is one text, and many rows of ids."""
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(json.dumps({"question": "who", "context": "cat dog " * 200}) + "\n")
+    folder = served / "models/qa"
+    assert export(folder, tmp_path, "q", f"--warmup={requests}", "--max_batch_size=2") == 0
+    [log] = requests_of(tmp_path / "q/1")
+    ids = tf.make_ndarray(log.predict_log.request.inputs["input_ids"])
+    assert ids.shape[0] == 2
 
 
 def test_differences_are_told_by_the_size_of_numbers():

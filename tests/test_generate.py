@@ -159,6 +159,13 @@ def test_a_beam_search_finds_the_likeliest_texts(generator):
     assert generator("good cat", len(ids) + 2, 3, sampler) == expected
 
 
+def test_texts_of_a_search_are_not_alike(generator):
+    """Beams that differ behind their ends only are one text."""
+    sampler = create_sampler(beam_size=20)
+    texts = generator("red", 9, 20, sampler)
+    assert 1 < len(texts) == len(set(texts)) <= 20
+
+
 @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}, {"beam_size": 1}])  # fmt: skip
 def test_draws_from_one_token_are_greedy(generator, options):
     expected = generator("red", max_length=10)
@@ -167,9 +174,12 @@ def test_draws_from_one_token_are_greedy(generator, options):
 
 def test_draws_follow_the_probabilities(generator):
     ids = generator.vocabulary.encode("red")
-    probabilities = np.exp(next_scores(generator, ids) / 2.0)
+    scores = next_scores(generator, ids)
+    probabilities, others = np.exp(scores / 0.4), np.exp(scores)
     probabilities /= probabilities.sum()
-    sampler = create_sampler(temperature=2.0, seed=1)
+    # So far from those of another temperature that draws tell.
+    assert np.abs(probabilities - others / others.sum()).max() > 0.15
+    sampler = create_sampler(temperature=0.4, seed=1)
     texts = generator("red", len(ids) + 1, 400, sampler)
     special = {"[PAD]", "[CLS]", "[SEP]", "[MASK]"}
     for piece in (p for p in VOCAB if p not in special):
@@ -211,8 +221,11 @@ TEN = ["--prompt=red", "--max_length=10"]
         ([*TEN, "--beam_size=2", "--num_return_sequences=3"], "the search finds 2"),
         ([*TEN, "--top_k=1000"], "top_k=1000: the model has"),
         ([*TEN, "--beam_size=1000"], "beam_size=1000: the model has"),
-        (["--prompt=red", "--top_p=1.5"], "top_p"),
-        (["--top_p=0.5"], "prompt"),
+        (["--prompt=red", "--top_p=1.5"], "--top_p=1.5: 1.5 is not a number in the range"),
+        ([*TEN, "--top_p=nan"], "--top_p=nan: give a finite number"),
+        ([*TEN, "--temperature=nan"], "--temperature=nan: give a finite number"),
+        (["--prompt=caf\udce9"], "the prompt: half of a surrogate pair, or bytes that are not UTF-8"),
+        (["--top_p=0.5"], "Flag --prompt must have a value"),
     ],
 )  # fmt: skip
 def test_flags_that_cannot_be(folder, capsys, flags, message):

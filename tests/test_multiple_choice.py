@@ -37,6 +37,15 @@ def test_swag(tmp_path):
     assert task.problem_of(fewer) == "2 choices, where the task has 4"
 
 
+def test_a_test_set_without_its_labels(tmp_path):
+    (tmp_path / "test.csv").write_text(
+        "sent1,sent2,ending0,ending1,ending2,ending3,label\na,b,c,d,e,f,\n"
+    )
+    config = load_task_config("swag")
+    [example] = read_split(MultipleChoice, config, str(tmp_path), "test", BadRows(False))[""]
+    assert example.label is None and example.inputs[1][0] == "b c"
+
+
 def test_race(tmp_path):
     folder = tmp_path / "train" / "high"
     folder.mkdir(parents=True)
@@ -64,6 +73,13 @@ def test_race(tmp_path):
         (folder / "1.txt").write_text(json.dumps(passage | change))
         with pytest.raises(UserError, match=message):
             read_split(MultipleChoice, config, str(tmp_path), "train", BadRows(False))
+    (folder / "2.txt").write_text('{"article": ')
+    blanks = passage | {"questions": ["A cat ____ is _ .", "What?"]}
+    (folder / "1.txt").write_text(json.dumps(blanks))
+    bad_rows = BadRows(True)
+    first, _ = read_split(MultipleChoice, config, str(tmp_path), "train", bad_rows)[""]
+    assert first.inputs[1][0] == "A cat red is _ ." and "2.txt:1: not JSON" in str(bad_rows.first)
+    (folder / "2.txt").unlink()
     (folder / "1.txt").write_text('{"article": "a"}')
     with pytest.raises(UserError, match=r"1\.txt: no list 'questions'; is this a file of RACE\?"):
         read_split(MultipleChoice, config, str(tmp_path), "train", BadRows(False))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import erf, log_softmax
-from tiny_models import SPECIAL, save_tiny_encoder, tiny_config
+from tiny_models import SPECIAL, save_tiny_encoder, save_tiny_task, tiny_config
 
 from electra_tf import Predictor, Tokenizer, UserError
 from electra_tf.commands import finetune as command
@@ -15,6 +15,7 @@ from electra_tf.modeling.electra import QuestionAnswerer
 from electra_tf.modeling.spans import find_spans
 from electra_tf.tasks.config import load_task_config, task_config
 from electra_tf.tasks.metrics import question_answering_metrics
+from electra_tf.tasks.model_folder import load_finetuned
 from electra_tf.tasks.question_answering import QuestionAnswering, context_windows
 from electra_tf.tasks.questions import NO_ANSWER, Answers, read_questions
 from electra_tf.tasks.reading import BadRows
@@ -124,6 +125,24 @@ def test_the_first_answer_that_is_certain(tmp_path):
     content = squad(("a cat, a cat, a dog", [("1", "who?", [("cat", 0), ("a dog", 3)])]))
     [example], _ = read(tmp_path / "a.json", content)
     assert example.label == Answers(("cat", "a dog"), 14, 19)
+
+
+def test_further_answers_that_are_not_there(tmp_path, caplog):
+    content = squad(("a cat", [("1", "who?", [("cat", 2), ("a dog", 0), ("cow", 1)])]))
+    [example], _ = read(tmp_path / "a.json", content)
+    assert example.label == Answers(("cat", "a dog", "cow"), 2, 5)
+    assert "2 answer(s) beside a good one" in caplog.text
+    assert "article 1, paragraph 1, question 1: the answer 'a dog' is not" in caplog.text
+
+
+def test_an_answer_of_hangul():
+    """A syllable is several pieces, letters of it; its characters are the whole syllable's."""
+    # U+1112 U+1161 U+11AB are the letters of U+D55C.
+    letters = ["\u1112", "##\u1161", "##\u11ab", "\u1100", "##\u1161", "##\u11a8"]
+    tokenizer = Tokenizer([*SPECIAL, *dict.fromkeys(letters), "a"])
+    ids, starts, ends = tokenizer.tokenize_with_offsets("\ud55c a")
+    assert tokenizer.unk_id not in ids.numpy()
+    assert starts.numpy().tolist() == [0, 0, 0, 2] and ends.numpy().tolist() == [1, 1, 1, 3]
 
 
 def test_identifiers_are_unique_in_a_set(tmp_path):
@@ -528,17 +547,34 @@ def test_predictor_finds_the_end_of_a_long_context(finished):
         predictor(["who"])
 
 
+def test_evaluation_searches_as_the_model_was_trained_to(finished, tmp_path):
+    """The task's file leaves the stride at the usual; a key that is given goes first."""
+    trained = task_config({"name": "a", "kind": "qa", "doc_stride": 8, "beam_size": 5}, "")
+    usual = task_config({"name": "a", "kind": "qa", "beam_size": 7}, "")
+    searching = usual.searching_like(trained)
+    assert (searching.doc_stride, searching.beam_size) == (8, 7)
+
+
+@pytest.mark.parametrize("head, threshold", [("joint", -2.75), ("start_end", 0.0)])
+def test_the_threshold_that_no_dev_set_decided(tmp_path, head, threshold):
+    save_tiny_task(tmp_path, "qa2", head)
+    assert json.loads((tmp_path / "task.json").read_text())["threshold"] is None
+    assert load_finetuned(str(tmp_path)).task.threshold == threshold
+    save_tiny_task(tmp_path / "all", "qa")
+    assert load_finetuned(str(tmp_path / "all")).task.threshold is None
+
+
 def test_a_model_without_a_classifier_cannot_tell_that_there_is_no_answer(finished, capsys):
     task = finished / "run/model/task.json"
     before = task.read_text()
     task.write_text(before.replace('"version_2": true', '"version_2": false'))
-    assert run(finished, "--mode=evaluate") == 2
-    assert "cannot tell which have none" in capsys.readouterr().err
+    code = run(finished, "--mode=evaluate")
     task.write_text(before)
+    assert code == 2 and "cannot tell which have none" in capsys.readouterr().err
 
 
 def test_other_kinds_have_no_stride():
-    with pytest.raises(UserError, match="doc_stride: a key of question answering"):
+    with pytest.raises(UserError, match="doc_stride: a key of qa; leave it out"):
         load_task_config("cola", {"doc_stride": 3})
     with pytest.raises(UserError, match="beam_size=0"):
         task_config({"name": "a", "kind": "qa", "beam_size": 0}, "x")

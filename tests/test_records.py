@@ -54,26 +54,26 @@ def shards(request, tmp_path):
 def test_an_epoch_has_each_example_once(tmp_path):
     batches = open_batches(write_shards(tmp_path, [9, 0, 13, 1]))
     assert batches.num_examples == 23
-    flat = sum(numbers_of(batches.training(seed=5, first_step=0, num_steps=23)), [])
+    flat = sum(numbers_of(batches.training(seed=5, first_step=0, last_step=23)), [])
     epochs = [flat[i : i + 23] for i in range(0, 92, 23)]
     assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    other = sum(numbers_of(batches.training(seed=6, first_step=0, num_steps=6)), [])
+    other = sum(numbers_of(batches.training(seed=6, first_step=0, last_step=6)), [])
     assert other[:23] != flat[:23]
 
 
 def test_a_stream_has_each_example_once_an_epoch(tmp_path):
     batches = open_batches(write_shards(tmp_path, [9, 0, 13, 2], tf.io.TFRecordOptions("GZIP")))
-    flat = sum(numbers_of(batches.training(seed=5, first_step=0, num_steps=12)), [])
+    flat = sum(numbers_of(batches.training(seed=5, first_step=0, last_step=12)), [])
     assert sorted(flat[:24]) == sorted(flat[24:]) == list(range(24))
     assert flat[:24] != flat[24:]
 
 
 def test_the_step_tells_the_position(shards):
     batches = open_batches(shards)
-    whole = numbers_of(batches.training(seed=5, first_step=0, num_steps=14))
+    whole = numbers_of(batches.training(seed=5, first_step=0, last_step=14))
     assert len(whole) == 14
-    assert numbers_of(batches.training(seed=5, first_step=9, num_steps=14)) == whole[9:]
+    assert numbers_of(batches.training(seed=5, first_step=9, last_step=14)) == whole[9:]
 
 
 def test_the_order_is_known():
@@ -83,7 +83,7 @@ def test_the_order_is_known():
 
 def test_a_batch_larger_than_the_data(tmp_path):
     batches = open_batches(write_shards(tmp_path, [3]), batch_size=8)
-    (first, *_) = numbers_of(batches.training(seed=5, first_step=0, num_steps=2))
+    (first, *_) = numbers_of(batches.training(seed=5, first_step=0, last_step=2))
     assert sorted(first[:3]) == sorted(first[3:6]) == [0, 1, 2]
 
 
@@ -188,7 +188,7 @@ def test_damage_during_training_is_named(tmp_path):
     batches = open_batches(paths)
     damage(paths[0], 20)
     with pytest.raises(tf.errors.OpError):
-        numbers_of(batches.training(seed=1, first_step=0, num_steps=8))
+        numbers_of(batches.training(seed=1, first_step=0, last_step=8))
     assert str(batches.error).startswith(f"{paths[0]}: truncated or corrupt at byte 0")
 
 

@@ -263,14 +263,23 @@ def test_metrics_of_schedules(run):
         np.testing.assert_allclose(lines[0]["loss"], lines[0]["masked_lm_loss"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("run", ["two_stage"], indirect=True)
 def test_the_second_stage_leaves_the_generator_alone(run):
-    name, folder, _ = run
-    if name != "two_stage":
-        return
+    _, folder, _ = run
     middle, last = tensors_of(folder / "encoders" / "step-6"), tensors_of(folder)
     for key, tensor in last["generator"].items():
         np.testing.assert_array_equal(tensor, middle["generator"][key])
     assert any(np.any(t != middle["discriminator"][k]) for k, t in last["discriminator"].items())
+
+
+@pytest.mark.parametrize("run", ["two_stage"], indirect=True)
+def test_a_continued_schedule_has_the_same_stages(run, data, tmp_path, capsys):
+    _, folder, flags = run
+    more = [f"--init_from={folder}", "--continue_schedule", "--override=num_train_steps=20"]
+    command = arguments(data, tmp_path / "run", *flags, *more, "--override=generator_steps=15")
+    assert pretrain.main(command) == 2
+    error = capsys.readouterr().err
+    assert "generator_steps is 6 there and 15 here, and the second stage begins once" in error
 
 
 def test_the_discriminator_takes_over_the_generator_s_weights():

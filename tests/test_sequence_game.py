@@ -286,7 +286,7 @@ def check_run(run):
     metrics = results["best"]["metrics"]
     assert metrics["accuracy"] == pytest.approx(np.mean((logits > 0) == is_generated))
     assert metrics["auc"] == pytest.approx(auc_by_hand(logits, is_generated), abs=2e-3)
-    assert metrics["auc"] > 0.9 and len(pairs) == 20
+    assert metrics["auc"] > 0.7 and len(pairs) == 20
     scores = [
         p["scores"]["generated"] for p in Predictor.from_pretrained(str(run / "model"))(texts)
     ]
@@ -339,6 +339,11 @@ def test_a_run_on_a_convolutional_recurrent_network(generator_dir, corpus, tmp_p
     [
         ([], "--init_from, --discriminator: give one of them"),
         (["--discriminator=transformer", "--prompt_length=12"], "prompt_length=12 leaves no room"),
+        (["--discriminator=transformer", "--nolower_case"], "--lower_case: goes with --vocab_file"),
+        (
+            ["--discriminator=transformer", "--eval_fraction=nan"],
+            "--eval_fraction=nan: give a finite",
+        ),
         (
             ["--discriminator=transformer", "--max_length=13"],
             "the model has 12 positions; lower it",

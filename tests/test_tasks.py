@@ -11,16 +11,18 @@ from electra_tf.errors import UserError
 from electra_tf.tasks import kind_of
 from electra_tf.tasks.config import builtin_tasks, load_task_config, task_config
 from electra_tf.tasks.metrics import (
+    auc,
     classification_metrics,
     multi_label_metrics,
     regression_metrics,
     tagging_metrics,
 )
-from electra_tf.tasks.reading import BadRows, read_rows, read_sentences
+from electra_tf.tasks.reading import BadRows, find_files, read_rows, read_sentences
 from electra_tf.tasks.tagging import windows, word_pieces
 from electra_tf.tasks.task import Example, keep_good, read_split
 from electra_tf.tasks.words import split_words
 from electra_tf.tokenization import Tokenizer
+from electra_tf.training.statistics import summarize
 
 VOCAB = [
     "[PAD]",
@@ -75,6 +77,9 @@ def test_tables(tmp_path):
     "name, text, columns, line, message, left",
     [
         ("a.tsv", "t\tl\na\t1\nb\nc\t0\n", ["t"], 3, "1 columns, where the first line has 2", 2),
+        # The rows' most common width counts where no line has names.
+        ("a.tsv", "a\t1\tx\nb\t0\nc\t1\n", [0, 1], 1, "3 columns, where most lines have 2", 2),
+        ("a.tsv", "a\nb\t0\nc\t1\n", [0, 1], 1, "1 columns, where most lines have 2", 2),
         ("a.csv", 't,l\na,1\n"b,1\nc,0\nd,1\n', ["t"], 3, "broken quotes", 3),
         ("a.csv", 't,l\n"a"x,1\nc,0\n', ["t"], 2, "broken quotes", 1),
         ("a.jsonl", '{"t": 1}\n{"t": \n{"t": 2}\n', ["t"], 2, "not JSON", 2),
@@ -147,7 +152,7 @@ def test_a_number_that_is_none(tmp_path):
         ("a.tsv", "\n \n", ["t"], "the file is empty"),
         ("a.tsv", "t\tl\n", ["t"], "no rows in it"),
         ("a.tsv", "t\tl\na\t1\n", ["u"], ":1: no column 'u'; the first line has 2: t, l"),
-        ("a.tsv", "t\tl\na\t1\n", [2], ":1: no column 2; the first line has 2, counted from 0"),
+        ("a.tsv", "t\tl\na\t1\n", [2], ":1: no column 2; most lines have 2, counted from 0"),
         ("a.tsv.gz", b"\x1f\x8bno", ["t"], "not a whole gzip file"),
         ("a.tsv.gz", gzip.compress(b"t\n" * 9999, mtime=0)[:-20], ["t"], "not a whole gzip file"),
     ],
@@ -355,6 +360,18 @@ def test_tags(tmp_path):
         ({"format": "tfrecord"}, "columns: features of tf.Examples have names, not numbers"),
         ({"test_columns": {"label": 1}}, "test_columns: a classification task has"),
         ({"both_orders": True}, "for tasks of pairs"),
+        ({"kind": "regression", "scheme": "IOB2"}, "scheme: a key of tagging; leave it out"),
+        ({"kind": "regression", "labels": ["a", "b"]}, "labels: a key of classification, tagging"),
+        ({"label_separator": ";"}, "label_separator: of several labels"),
+        ({"label_separator": ""}, "label_separator=''"),
+        ({"labels": ["a", "b", "a"]}, "labels: a label twice among a, b, a"),
+        ({"labels": ["a", {"b": 1}]}, "labels: the label {'b': 1} is neither a text nor a number"),
+        ({"columns": {"text": 0, "label": -1}}, "columns: columns are counted from 0"),
+        ({"name": "a/b"}, "name=a/b: files are called by it"),
+        ({"test": {"a": "a", "b": "b"}, "submission": "S.tsv"}, "a file for each set of 'test'"),
+        ({"test": "a", "submission": {"a": "S.tsv"}}, "'test' is one set"),
+        ({"answerable_weight": float("inf")}, "answerable_weight=inf: give finite numbers"),
+        ({"kind": "regression", "label_range": [0, float("inf")]}, "give finite numbers"),
         ({"kind": "regression", "label_range": [1, 0]}, "the first number is to be the lower one"),
     ],
 )
@@ -473,3 +490,73 @@ def test_metrics_by_hand():
     tags = tagging_metrics([["B-X", "O", "B-X"]], [["B-X", "B-Y", "O"]], has_phrases=True)
     assert tags == pytest.approx({"accuracy": 1 / 3, "precision": 0.5, "recall": 0.5, "f1": 0.5})
     assert tagging_metrics([["A", "B"]], [["A", "A"]], has_phrases=False) == {"accuracy": 0.5}
+
+
+def test_several_labels_of_a_test_set(tmp_path):
+    """An empty cell is no label where other rows have some; else labels are not told."""
+    keys = {"kind": "classification", "multi_label": True, "test": "test.tsv"}
+    config = task_config({"name": "t", "columns": {"text": "t", "label": "l"}, **keys}, "")
+
+    def labels(text):
+        write(tmp_path, "test.tsv", text)
+        sets = read_split(kind_of(config), config, str(tmp_path), "test", BadRows(False))
+        return [example.label for example in sets[""]]
+
+    assert labels("t\tl\na\tx,y\nb\t\n") == [("x", "y"), ()]
+    assert labels("t\tl\na\t\nb\t\n") == [None, None]
+
+
+def test_labels_are_what_is_written(tmp_path):
+    text = "name: t\nkind: classification\ncolumns: {text: 0, label: 1}\nlabels: [no, 01, True]\n"
+    config = load_task_config(write(tmp_path, "t.yaml", text))
+    assert config.labels == ["no", "01", "True"]
+
+
+def test_conll_columns_and_comments(tmp_path):
+    columns = {"token": 0, "tag": 1}
+    text = "# sent_id = 1\n# text = a b\na\tX\nb\tY\n\n# c\nd\tX\n"
+    path = write(tmp_path, "a.conll", text)
+    read = read_sentences(path, "conll", columns, BadRows(False))
+    assert [(s.words, s.tags) for s in read] == [(["a", "b"], ["X", "Y"]), (["d"], ["X"])]
+    assert read[1].place == f"{path}:7"
+    path = write(tmp_path, "b.conll", "big dog X\na X\n\nb Y\n")
+    with pytest.raises(UserError, match="b.conll:1: 3 columns, where most lines have 2"):
+        read_sentences(path, "conll", columns, BadRows(False))
+    assert [s.words for s in read_sentences(path, "conll", columns, BadRows(True))] == [["b"]]
+
+
+def test_quotes_of_tagged_sentences(tmp_path):
+    path = write(tmp_path, "a.tsv", 'w\tt\n"a ""b"""\tO X\n')
+    columns = {"token": "w", "tag": "t"}
+    [sentence] = read_sentences(path, "tsv", columns, BadRows(False), quotes=True)
+    assert sentence.words == ["a", '"b"']
+
+
+def test_mrpcs_own_folder(tmp_path):
+    """As the script of GLUE makes it, with a file of identifiers beside the dev set."""
+    rows = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\ta\tb\n"
+    write(tmp_path, "dev.tsv", rows)
+    write(tmp_path, "dev_ids.tsv", "1\t2\n")
+    config = load_task_config("mrpc")
+    [(_, [example])] = read_split(
+        kind_of(config), config, str(tmp_path), "dev", BadRows(False)
+    ).items()
+    assert example.inputs == ("a", "b") and example.label == "1"
+
+
+@pytest.mark.parametrize("name", ["a[1]", "b*", "c?", "d\\"])
+def test_folders_that_look_like_patterns(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "a1").mkdir()
+    for folder in (name, "a1"):
+        write(tmp_path / folder, "dev_1.tsv", "a\n")
+    assert find_files(str(tmp_path / name), "dev*.tsv") == [f"{tmp_path}/{name}/dev_1.tsv"]
+
+
+def test_metrics_of_a_network_that_diverged():
+    nan = float("nan")
+    assert auc([nan, 0.5], [True, False]) == {"auc": 0.5}
+    metrics = regression_metrics([nan, 1.0], [0.0, 1.0])
+    assert metrics["pearson"] == metrics["spearman"] == 0.0 and np.isnan(metrics["mse"])
+    summary = summarize("mse", [{"seed": 1, "is_stuck": False, "metrics": {"mse": None}}])
+    assert summary["metrics"] == {"mse": None}

@@ -420,7 +420,7 @@ def test_mistakes(data_dir, vocab_file, web_server, tmp_path, capsys, source, me
     RemovedTexts.port = web_server
     began = time.monotonic()
     assert build(source, vocab_file, tmp_path / "records") == 2
-    assert time.monotonic() - began < 60  # The downloader's own retries take 204 seconds.
+    assert time.monotonic() - began < 150  # The downloader's own retries take 204 seconds.
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(f"error: {source.split(',')[-1]}: ")
     for message in messages:

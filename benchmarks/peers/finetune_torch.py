@@ -1,7 +1,7 @@
 """transformers on PyTorch: fine-tuning with the settings of benchmarks/finetuning_parity.py.
 
 Reads one JSON file: `encoder` (folder), `kind`, `num_labels`, `train` and `dev` (lists of `inputs`
-and `label`: numbers), and the settings by the names of our configuration. Writes `outputs.json`: for
+and `label`: numbers), and the settings by the names of our configuration. Writes another: for
 each epoch the dev set's logits or numbers (tagging: a label a word; question answering: the best text and
 the score of "no answer"), and seconds of training.
 """

@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import logging as py_logging
+import math
 import os
 import re
 import sys
@@ -99,6 +100,9 @@ def run(define_flags, function, description, argv=None, takes_arguments=False):
         rest = values(argv)[1:]
         if rest and not takes_arguments:
             raise UserError(f"unexpected argument '{rest[0]}'; flags are written --name=value")
+        for name, flag in values.flag_values_dict().items():
+            if isinstance(flag, float) and not math.isfinite(flag):
+                raise UserError(f"--{name}={flag}: give a finite number")
         check_keras_backend()
         function(values, *([rest] if takes_arguments else []))
         sys.stdout.flush()

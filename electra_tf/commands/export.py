@@ -31,6 +31,7 @@ def define_flags(values):
         None,
         "Version (default: the one after the last).",
         lower_bound=1,
+        upper_bound=2**63 - 1,
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -62,7 +63,10 @@ def define_flags(values):
         flag_values=values,
     )
     flags.DEFINE_string(
-        "server_dir", "/models", "Where the server sees --output_dir.", flag_values=values
+        "server_dir",
+        None,
+        "Where the server sees --output_dir (default: as models.config has it, else /models).",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "top_k",
@@ -77,6 +81,8 @@ def define_flags(values):
 def _run(values):
     if not values.name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--name={values.name}: use letters, digits, - and _")
+    if "" in values.label:
+        raise UserError("--label=: an empty label; give it a name, such as stable")
     if values.name.endswith("_text"):
         raise UserError(f"--name={values.name}: a name with _text is that of a model of strings")
     commands.import_tensorflow()
@@ -88,7 +94,14 @@ def _run(values):
     # A malformed one is found before the work.
     server_files.read_models(os.path.join(values.output_dir, server_files.MODELS_FILE))
     servables = load_servables(values.model_dir, values.max_seq_length, values.task, values.top_k)
-    servables.max_batch_size = values.max_batch_size or servables.max_batch_size
+    limit = server_files.batch_limit(values.output_dir)
+    if limit and (values.max_batch_size or 0) > limit:
+        raise UserError(
+            f"--max_batch_size={values.max_batch_size}: {server_files.BATCHING_FILE} in {values.output_dir} "
+            f"has {limit} for all models; change it there, or give {limit} at most"
+        )
+    usual = min(limit or servables.max_batch_size, servables.max_batch_size)
+    servables.max_batch_size = values.max_batch_size or usual
     requests = None
     if values.warmup == "none":
         requests = []

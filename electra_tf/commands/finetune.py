@@ -69,8 +69,8 @@ def define_flags(values):
         "init_from",
         None,
         "Folder of the encoder: of a run, of a model in Hugging Face's ELECTRA or BERT layout, or of "
-        "a fine-tuned model. --mode=evaluate and predict take it if it is fine-tuned, else "
-        "OUTPUT_DIR/model.",
+        "a fine-tuned model. --mode=evaluate and predict take it if it is fine-tuned (unless the run "
+        "in OUTPUT_DIR began with it), else OUTPUT_DIR/model.",
         flag_values=values,
     )
     flags.DEFINE_string("output_dir", None, "Run folder.", flag_values=values)
@@ -144,22 +144,26 @@ def _data_dirs(data_dir, task_configs):
     import tensorflow as tf
 
     from electra_tf.tasks import reading
+    from electra_tf.tasks.config import task_name
 
-    def folder_of(config):
-        below = tf.io.gfile.join(data_dir, config.name)
+    def folder_of(config, folder):
         patterns = [p for split in ("train", "dev", "test") for p in config.files(split).values()]
-        has_own = any(reading.find_files(data_dir, pattern) for pattern in patterns)
-        return below if not has_own and tf.io.gfile.isdir(below) else data_dir
+        has_own = any(reading.find_files(folder, pattern) for pattern in patterns)
+        if has_own or not tf.io.gfile.isdir(folder):
+            return folder
+        below = {task_name(name.rstrip("/")): name for name in tf.io.gfile.listdir(folder)}
+        name = below.get(task_name(config.name))
+        return tf.io.gfile.join(folder, name) if name else folder
 
-    folders = data_dir.split(",")
+    folders = data_dir.split(",") if len(task_configs) > 1 else [data_dir]
     if len(folders) == 1:
-        return [folder_of(config) for config in task_configs]
+        folders *= len(task_configs)
     if len(folders) != len(task_configs):
         raise UserError(
             f"--data_dir={data_dir}: {len(folders)} folders for {len(task_configs)} tasks; give one "
             "each, or one for all"
         )
-    return folders
+    return [folder_of(config, folder) for config, folder in zip(task_configs, folders)]
 
 
 def _read_training_data(config, data_dir, bad_rows):
@@ -228,14 +232,15 @@ def train(values, config, data, encoder, strategy):
         )
 
 
-def _train(values, task_configs, config, strategy, bad_rows):
+def _train(values, task_configs, config, strategy):
+    from electra_tf.tasks.reading import BadRows
     from electra_tf.training.strategies import is_chief
     from electra_tf.training.task_setup import load_encoder
 
     if not values.init_from:
         raise UserError("--init_from: give the folder of the encoder to fine-tune")
     data = [
-        _read_training_data(task_config, folder, bad_rows)
+        _read_training_data(task_config, folder, BadRows(values.skip_bad_rows))
         for task_config, folder in zip(task_configs, _data_dirs(values.data_dir, task_configs))
     ]
     results = train(values, config, data, load_encoder(values.init_from), strategy)
@@ -255,7 +260,7 @@ def print_results(results):
         names = [n for n in (results["metric"], *results["task_metrics"]) if n in names]
     table = Table(title=f"{results['task']}: dev metrics, chosen by {results['metric']}")
     for column in ("trial", "seed", *names):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
 
     def number(value):
         return "" if value is None else f"{value:.4f}"
@@ -281,15 +286,13 @@ def print_results(results):
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def _apply(values, task_configs, config, strategy, bad_rows):
+def _apply(values, task_configs, config, strategy):
     from electra_tf import files
 
     split, metrics = {"evaluate": "dev", "predict": "test"}[values.mode], {}
     for task_config, data_dir in zip(task_configs, _data_dirs(values.data_dir, task_configs)):
         prefix = f"{task_config.name}_" if len(task_configs) > 1 else ""
-        metrics |= _apply_task(
-            values, task_config, data_dir, config, strategy, bad_rows, split, prefix
-        )
+        metrics |= _apply_task(values, task_config, data_dir, config, strategy, split, prefix)
     if metrics:
         files.write_json(os.path.join(values.output_dir, f"{split}_metrics.json"), metrics)
         for name, value in metrics.items():
@@ -297,25 +300,42 @@ def _apply(values, task_configs, config, strategy, bad_rows):
     print(f"predictions: {os.path.join(values.output_dir, 'predictions')}")
 
 
-def _apply_task(values, task_config, data_dir, config, strategy, bad_rows, split, prefix):
-    """Predicts a split of one task; returns its metrics."""
+def _model_to_apply(values):
+    """The folder of the fine-tuned model of --init_from, or else of --output_dir."""
     import tensorflow as tf
+
+    from electra_tf.tasks.model_folder import is_finetuned
+    from electra_tf.training.run_folder import read_data
+    from electra_tf.training.task_setup import load_encoder
+
+    own = os.path.join(values.output_dir, "model")
+    if not values.init_from:
+        return own
+    if not tf.io.gfile.exists(values.init_from):
+        raise UserError(f"--init_from={values.init_from}: no such folder")
+    candidates = (values.init_from, os.path.join(values.init_from, "model"))
+    given = next(filter(is_finetuned, candidates), None)
+    if given is None:
+        return own
+    # The command that trained, with another --mode, names what the run began with.
+    is_start = (
+        is_finetuned(own)
+        and read_data(values.output_dir).get("encoder_sha256") == load_encoder(given).sha256
+    )
+    return own if is_start else given
+
+
+def _apply_task(values, task_config, data_dir, config, strategy, split, prefix):
+    """Predicts a split of one task; returns its metrics."""
     from absl import logging
 
-    from electra_tf.tasks.model_folder import is_finetuned, load_finetuned
+    from electra_tf.tasks.model_folder import load_finetuned, read_task
+    from electra_tf.tasks.reading import BadRows
     from electra_tf.training import finetuning
 
-    # The command that trained, with another --mode, names the encoder.
-    candidates = [os.path.join(values.output_dir, "model")]
-    if values.init_from:
-        if not tf.io.gfile.exists(values.init_from):
-            raise UserError(f"--init_from={values.init_from}: no such folder")
-        candidates[:0] = [values.init_from, os.path.join(values.init_from, "model")]
-    folder = next(filter(is_finetuned, candidates), candidates[-1])
+    folder = _model_to_apply(values)
     logging.info("model: %s", folder)
-    with strategy.scope():
-        finetuned = load_finetuned(folder, task_config.name, task_config)
-    trained = finetuned.task
+    trained = read_task(folder, task_config.name, is_applied=True).task
     wanted = task_config.labels
     if trained.config.kind != task_config.kind or wanted and wanted != trained.labels:
         raise UserError(
@@ -327,9 +347,13 @@ def _apply_task(values, task_config, data_dir, config, strategy, bad_rows, split
             f"--task={task_config.name}: {folder} was fine-tuned on questions that all have answers "
             "(version_2: false), and cannot tell which have none"
         )
-    data = read_data(task_config, data_dir, (split,), bad_rows, trained)
+    task_config = task_config.searching_like(trained.config)
+    data = read_data(task_config, data_dir, (split,), BadRows(values.skip_bad_rows), trained)
     if not getattr(data, split):
         raise _missing(task_config, data_dir, split)
+    with strategy.scope():
+        finetuned = load_finetuned(folder, task_config.name, task_config)
+    data = data._replace(task=data.task.with_threshold(finetuned.network))
     return finetuning.apply_model(
         finetuned, config, data, values.output_dir, split, strategy, prefix
     )
@@ -353,12 +377,11 @@ def _run(values):
     defaults = task_configs[0].defaults if len(names) == 1 else {}
     validate(FinetuningConfig, defaults, f"--task={names[0]}: defaults")
     config = load_finetuning_config(values.config, overrides, defaults, TASK_KEYS)
-    from electra_tf.tasks.reading import BadRows
     from electra_tf.training.strategies import create_strategy
 
     strategy = create_strategy(values.strategy, values.num_virtual_devices)
     function = _train if values.mode == "train" else _apply
-    function(values, task_configs, config, strategy, BadRows(values.skip_bad_rows))
+    function(values, task_configs, config, strategy)
 
 
 def main(argv=None):

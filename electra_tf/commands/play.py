@@ -168,6 +168,9 @@ def _check_flags(values):
         raise UserError(
             "--vocab_file: goes with --discriminator; the encoder of --init_from has its own vocabulary"
         )
+    for name in ("lower_case", "strip_accents"):
+        if values[name].present and not values.vocab_file:
+            raise UserError(f"--{name}: goes with --vocab_file; another vocabulary has its own")
     if values.prompt_length >= values.max_length:
         raise UserError(
             f"prompt_length={values.prompt_length} leaves no room in max_length={values.max_length}; "

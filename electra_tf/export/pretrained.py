@@ -63,7 +63,7 @@ class GeneratorServables(Servables):
         places = tf.cast(tf.where(is_mask), tf.int32)
         rows_and_numbers = tf.stack([places[:, 0], tf.gather_nd(numbers, places)], axis=1)
         counts = tf.reduce_sum(counts, axis=1)
-        most = tf.reduce_max(counts)
+        most = tf.maximum(tf.reduce_max(counts), 0)  # Of no rows it is the lowest number.
         shape = tf.stack([tf.size(counts), most])
         positions = tf.scatter_nd(rows_and_numbers, places[:, 1], shape)
         logits = self.network({**batch, "masked_positions": positions})["logits"]

@@ -9,6 +9,7 @@ from electra_tf import files
 from electra_tf.errors import UserError
 from electra_tf.export import warmup
 from electra_tf.export.c_session import write_arrays
+from electra_tf.export.server_files import versions_below
 from electra_tf.export.verify import REFERENCE_FILE, verify
 
 # Also nothing at all, and bytes that are no UTF-8. The last one is repeated until it fills a sequence.
@@ -39,7 +40,7 @@ def export(servables, output_dir, name, version=None, requests=None):
     """
     names = (name, f"{name}_text")
     bases = [tf.io.gfile.join(output_dir, each) for each in names]
-    version = version or 1 + max((v for base in bases for v in _versions(base)), default=0)
+    version = version or 1 + max((v for base in bases for v in versions_below(base)), default=0)
     folders = [tf.io.gfile.join(base, str(version)) for base in bases]
     for folder in folders:
         if tf.io.gfile.exists(folder):
@@ -64,7 +65,11 @@ def write_ids(servables, folder, name, requests=None):
     """
     inputs = _ids_of(servables, _reference_texts(servables))
     if requests is not None:
-        requests = [_ids_of(servables, request) for request in requests]
+        # A long context is several windows; a server that batches refuses more of them.
+        requests = [
+            {key: values[: servables.max_batch_size] for key, values in ids.items()}
+            for ids in (_ids_of(servables, request) for request in requests)
+        ]
     _write(servables.ids(), folder, name, inputs, requests, servables.max_batch_size)
 
 
@@ -72,12 +77,6 @@ def write_text(servables, folder, name, requests=None):
     """Writes the SavedModel that takes strings; arguments and errors as of `write_ids`."""
     inputs = _reference_texts(servables)
     _write(servables.text(), folder, name, inputs, requests, servables.max_batch_size)
-
-
-def _versions(base):
-    """Numbers of a model's versions, a list."""
-    names = tf.io.gfile.listdir(base) if tf.io.gfile.isdir(base) else []
-    return [int(name) for name in (n.rstrip("/") for n in names) if name.isdecimal()]
 
 
 def _reference_texts(servables):

@@ -115,7 +115,8 @@ class Servables:
     def pack(self, segments):
         """A batch of pieces, padded to its longest row."""
         packed = self.tokenizer.pack(segments, self.max_seq_length)
-        longest = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
+        # Of no rows the highest is the lowest number.
+        longest = tf.maximum(tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1)), 0)
         return {name: values[:, :longest] for name, values in packed.items()}
 
     def _servable(self, serving_default, signatures, *tables):

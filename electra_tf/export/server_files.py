@@ -1,5 +1,7 @@
 """The server's own files beside the models: which models and versions, batching, monitoring."""
 
+import re
+
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -10,6 +12,9 @@ from electra_tf.errors import UserError
 MODELS_FILE = "models.config"
 BATCHING_FILE = "batching_parameters.txt"
 MONITORING_FILE = "monitoring.config"
+SERVER_DIR = "/models"
+
+_BATCH_LIMIT = re.compile(r"^\s*max_batch_size\s*:?\s*\{\s*value\s*:\s*(\d+)", re.MULTILINE)
 
 _MONITORING = """prometheus_config {
   enable: true
@@ -22,6 +27,26 @@ batch_timeout_micros {{ value: 1000 }}
 max_enqueued_batches {{ value: 100 }}
 pad_variable_length_inputs: true
 """
+
+
+def versions_below(folder):
+    """Numbers of a model's versions, a list."""
+    names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+    return [int(name) for name in (n.rstrip("/") for n in names) if name.isdecimal()]
+
+
+def batch_limit(output_dir):
+    """`max_batch_size` of the `batching_parameters.txt` that is there, an int; None without.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = tf.io.gfile.join(output_dir, BATCHING_FILE)
+    if not tf.io.gfile.exists(path):
+        return None
+    # The package of the server's API lacks this file's protocol buffer.
+    found = _BATCH_LIMIT.search(files.read(path).decode("utf-8", "replace"))
+    return int(found[1]) if found else None
 
 
 def write_server_files(output_dir, max_batch_size):
@@ -49,9 +74,9 @@ def add_to_models(output_dir, names, version, labels, server_dir):
     Args:
       output_dir: folder of models.
       names: of models.
-      version: their newest.
+      version: the one that was written.
       labels: that are to mean this version from now on, such as "stable".
-      server_dir: where a server sees `output_dir`.
+      server_dir: where a server sees `output_dir`; None for what the file says, or else `SERVER_DIR`.
 
     Raises:
       UserError: there is such a file, and it is no configuration of models.
@@ -61,12 +86,16 @@ def add_to_models(output_dir, names, version, labels, server_dir):
     models = {model.name: model for model in config.model_config_list.config}
     for name in names:
         model = models.get(name) or config.model_config_list.config.add(
-            name=name, base_path=f"{server_dir.rstrip('/')}/{name}", model_platform="tensorflow"
+            name=name, model_platform="tensorflow"
         )
+        if server_dir or not model.base_path:
+            model.base_path = f"{(server_dir or SERVER_DIR).rstrip('/')}/{name}"
         for label in labels:
             model.version_labels[label] = version
         if model.version_labels:
-            wanted = {version, *model.version_labels.values()}
+            there = versions_below(tf.io.gfile.join(output_dir, name))
+            newest = max([version, *there])
+            wanted = {newest, version, *model.version_labels.values()}
             model.model_version_policy.specific.versions[:] = sorted(wanted)
     files.write(path, text_format.MessageToString(config))
 
@@ -76,13 +105,14 @@ def read_models(path):
 
     Returns:
       `model_server_config_pb2.ModelServerConfig`.
+
+    Raises:
+      UserError: the file cannot be read, or is none such.
     """
     config = model_server_config_pb2.ModelServerConfig()
     if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as f:
-            text = f.read()
         try:
-            text_format.Parse(text, config)
-        except text_format.ParseError as error:
+            text_format.Parse(files.read(path).decode("utf-8"), config)
+        except (text_format.ParseError, UnicodeDecodeError) as error:
             raise UserError(f"{path}:{error}; mend or remove the file") from None
     return config

@@ -71,7 +71,11 @@ def verify(folder):
             f"{folder}: no {REFERENCE_FILE} to compare with; export it by electra_tf.export"
         )
     verified = [
-        Verified(name, sorted(signature.inputs), compare(folder, name, reference, results))
+        Verified(
+            name,
+            sorted(signature.inputs),
+            compare(folder, name, reference, results),
+        )
         for name, signature in _signatures(meta_graph).items()
     ]
     return Report(verified, len(requests))
@@ -260,11 +264,24 @@ def _anything(tensor):
 def compare(folder, signature, reference, results):
     """The largest difference of each output of a signature, a dict.
 
+    Args:
+      folder: the SavedModel's.
+      signature: its name.
+      reference: as of `run`.
+      results: as `run` gives them.
+
     Raises:
       UserError: one is too large.
     """
     differences = {}
     prefix = f"{signature}/output/"
+    for key in results:
+        owner, _, name = key.rpartition("/")
+        if owner == signature and f"{prefix}{name}" not in reference:
+            raise UserError(
+                f"{folder}: {signature}: {REFERENCE_FILE} has no {name!r} to compare with; export the "
+                "model anew"
+            )
     for key, expected in reference.items():
         if not key.startswith(prefix):
             continue

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from electra_tf import files
 from electra_tf.configs import EncoderConfig, architecture_differences, validate
-from electra_tf.errors import UserError
+from electra_tf.errors import UserError, first_line
 from electra_tf.interop import huggingface, runs
 from electra_tf.interop.tensors import Tensor, allows, assign, check_finite, compare
 
@@ -117,7 +117,7 @@ class Checkpoint:
             self._dtypes = self._reader.get_variable_to_dtype_map()
             shapes = self._reader.get_variable_to_shape_map()
         except _MALFORMED as error:
-            raise UserError(f"{index}: cannot open the checkpoint ({_message(error)})") from None
+            raise UserError(f"{index}: cannot open the checkpoint ({first_line(error)})") from None
         self.shapes = {name: tuple(shapes[name]) for name in sorted(shapes)}
         self._check_size()
 
@@ -126,7 +126,7 @@ class Checkpoint:
         claimed = sum(
             math.prod(shape) * self._dtypes[name].size for name, shape in self.shapes.items()
         )
-        data = tf.io.gfile.glob(f"{self.path}.data-*")
+        data = files.glob(*os.path.split(f"{self.path}.data-*"))
         size = sum(tf.io.gfile.stat(name).length for name in data)
         if claimed > 2 * size + _SMALL:  # What is a little short is told by the tensor's name.
             raise UserError(
@@ -150,14 +150,10 @@ class Checkpoint:
             if not tf.io.gfile.exists(data):  # In several files.
                 data = f"{self.path}.data-*"
             raise UserError(
-                f"{data}: cannot read {name}, the file is truncated or damaged ({_message(error)})"
+                f"{data}: cannot read {name}, the file is truncated or damaged ({first_line(error)})"
             ) from None
         check_finite(array, name, self.path)
         return array
-
-
-def _message(error):
-    return str(error).partition("\n")[0]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from electra_tf import files
 from electra_tf.configs import PositiveInt, Probability, validate
-from electra_tf.errors import UserError
+from electra_tf.errors import UserError, first_line
 from electra_tf.interop import huggingface
 from electra_tf.interop.tensors import match
 from electra_tf.modeling.causal import import_keras_hub
@@ -227,5 +227,4 @@ def load_backbone(folder):
     try:
         return keras_hub.models.GPT2Backbone.from_preset(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder}: KerasHub cannot load it ({reason})") from None
+        raise UserError(f"{folder}: KerasHub cannot load it ({first_line(error)})") from None

@@ -317,10 +317,13 @@ def _head_options(model_class, arrays):
 
 
 def find_encoder(folder):
-    """The folder of an encoder: `folder` itself, or the discriminator of a run or of an export in it."""
-    below = tf.io.gfile.join(folder, "discriminator")
+    """The folder of an encoder.
+
+    `folder` itself, or what a run or an export has in it: the discriminator, or the fine-tuned model.
+    """
+    below = [tf.io.gfile.join(folder, name) for name in ("discriminator", "model")]
     has_config = tf.io.gfile.exists(tf.io.gfile.join(folder, CONFIG_FILE))
-    return below if not has_config and tf.io.gfile.isdir(below) else folder
+    return folder if has_config else next(filter(tf.io.gfile.isdir, below), folder)
 
 
 def read_encoder(folder, allow_missing=None):
@@ -340,6 +343,9 @@ def read_encoder(folder, allow_missing=None):
     config, arrays, heads = read_config(folder), {}, {}
     for name, array in read_tensors(folder).items():
         short = name.removeprefix("electra.").removeprefix("bert.")
+        # As BERT's oldest folders call them.
+        short = short.replace("LayerNorm.gamma", "LayerNorm.weight")
+        short = short.replace("LayerNorm.beta", "LayerNorm.bias")
         is_encoder = short.startswith(("embeddings.", "embeddings_project.", "encoder."))
         if is_encoder or short.startswith("pooler."):
             name = f"electra.{short}"

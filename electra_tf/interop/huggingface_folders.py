@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_tf import files
+from electra_tf.characters import is_text
 from electra_tf.errors import UserError
 from electra_tf.interop import huggingface, runs
 from electra_tf.interop.tensors import Row, allows
@@ -34,7 +35,6 @@ from electra_tf.tasks.model_folder import (
     save_network,
     task_names,
 )
-from electra_tf.tasks.task import is_text
 from electra_tf.tokenization import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCAB_FILE, Tokenizer
 
 MODEL = "model"  # What a run folder calls a fine-tuned model.
@@ -159,6 +159,14 @@ def from_run(run, folder, allow_missing=None):
         raise UserError(
             f"{run}: no discriminator/, generator/ or {MODEL}/ in it; give the folder of a run"
         )
+    generator = sources.get("generator")
+    if generator and runs.is_causal(generator):
+        if not allows(allow_missing, "generator/"):
+            raise UserError(
+                f"{generator}: a causal generator, which transformers opens as it is (GPT2LMHeadModel); "
+                "--allow_missing='generator.*' converts the discriminator alone"
+            )
+        del sources["generator"]
     networks, rows = _load_pretrained(sources, allow_missing), []
     with files.replacing(folder) as temporary:
         for network, source in zip(networks, sources.values()):

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from electra_tf import files
 from electra_tf.configs import EncoderConfig, PositiveInt, Probability, validate
-from electra_tf.errors import UserError
+from electra_tf.errors import UserError, first_line
 from electra_tf.interop import huggingface, runs
 from electra_tf.interop.tensors import Row, Tensor, assign, check_finite, compare
 from electra_tf.modeling.causal import import_keras_hub
@@ -289,8 +289,7 @@ def _local(preset):
             with contextlib.suppress(FileNotFoundError):  # A preset needs no tokenizer.
                 models.ElectraTokenizer.from_preset(preset).save_to_preset(folder)
         except _UNLOADABLE as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{preset}: KerasHub cannot load it ({reason})") from None
+            raise UserError(f"{preset}: KerasHub cannot load it ({first_line(error)})") from None
         yield folder
 
 

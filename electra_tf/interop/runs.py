@@ -210,7 +210,7 @@ def read_networks(run, allow_missing=None):
     discriminator = huggingface.load_model(Discriminator, path, allow_missing=allow_missing)
     path = tf.io.gfile.join(run, "generator")
     is_there = tf.io.gfile.isdir(path)
-    if not is_there or huggingface.architectures(path) == ["GPT2LMHeadModel"]:
+    if not is_there or is_causal(path):
         if allows(allow_missing, "generator/"):
             return [discriminator]
         problem = "a causal generator, which is not converted" if is_there else "no such folder"
@@ -218,6 +218,11 @@ def read_networks(run, allow_missing=None):
             f"{path}: {problem}; --allow_missing='generator.*' converts the discriminator alone"
         )
     return [discriminator, huggingface.load_model(Generator, path, allow_missing=allow_missing)]
+
+
+def is_causal(folder):
+    """Whether a generator's folder holds a causal one."""
+    return huggingface.architectures(folder) == ["GPT2LMHeadModel"]
 
 
 def share_embeddings(networks):

@@ -76,7 +76,7 @@ class ElectraModel(keras.Model):
         return dropout_seed if training else None
 
     def encode(self, inputs, training, dropout_seed):
-        """Embeds and encodes a batch: the list of hidden states, float32."""
+        """Embeds and encodes a batch: the list of hidden states, in the dtype of the products."""
         dropout_seed = self._dropout_seed(training, dropout_seed)
         embeddings_seed, encoder_seed = randomness.split(dropout_seed, 2)
         input_ids = tf.cast(inputs["input_ids"], tf.int32)

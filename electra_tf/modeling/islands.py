@@ -5,8 +5,8 @@ the chain, and one of its gradient, which computes the chain anew from the input
 what is in between. The products stay outside, where oneDNN (or cuBLAS) has them: on a CPU, XLA's are
 slower, in bfloat16 by half. docs/performance.md has what each island gives.
 
-Inside a formula everything is float32, and so are biases, gamma and beta; what it returns has the
-dtype of its first argument. A bias is without a gradient here, it has one from the product before it
+Inside a formula everything is float32, and so are biases, gamma and beta; hidden states that it returns
+have the dtype of its first argument. A bias is without a gradient here, it has one from the product before it
 (`layers.project`).
 """
 
@@ -32,7 +32,7 @@ def compiled(formula, *tensors, **options):
     ```
 
     Args:
-      formula: function of this module.
+      formula: function such as those of this module.
       *tensors: its tensors; those of floats get gradients.
       **options: its other arguments, hashable.
 

@@ -67,7 +67,7 @@ class DiscriminatorPhase(_Phase):
 
 def create_phases(pretrainer):
     """What runs the steps of each phase of a model's schedule, dict of `TrainableModel`."""
-    if pretrainer.config.schedule in ("alternating", "two_stage"):
+    if pretrainer.config.has_phases:
         return {
             GENERATOR: GeneratorPhase(pretrainer),
             DISCRIMINATOR: DiscriminatorPhase(pretrainer),

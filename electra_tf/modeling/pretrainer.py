@@ -323,7 +323,7 @@ class ElectraPretrainer(TrainableModel):
         Raises:
           UserError: the schedule has phases, which `training.pretraining.pretrain` runs.
         """
-        if self.config.schedule in ("alternating", "two_stage"):
+        if self.config.has_phases:
             raise UserError(f"schedule={self.config.schedule}: train by pretrain.py, not by fit")
         return self._readable(self.gradient_step(data))
 

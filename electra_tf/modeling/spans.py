@@ -21,6 +21,9 @@ class StartEndHead(keras.layers.Layer):
     Whether there is an answer, the logits of [CLS] tell.
     """
 
+    #: Score of "no answer" above which there is none, unless a dev set says otherwise.
+    usual_threshold = 0.0
+
     def __init__(self, config, beam_size, answerable, **kwargs):
         """Takes the encoder's configuration; `beam_size`: starts and ends that are tried.
 
@@ -73,6 +76,8 @@ class StartEndHead(keras.layers.Layer):
 
 class JointHead(keras.layers.Layer):
     """The start, then the end given the start, and a classifier of whether there is an answer."""
+
+    usual_threshold = -2.75  # The original's.
 
     def __init__(self, config, beam_size, answerable, **kwargs):
         """Takes the encoder's configuration; `beam_size`: starts that are tried, and ends for each."""

@@ -29,7 +29,7 @@ Files = str | Annotated[dict[str, str], Len(min_length=1)] | None
 _COLUMNS = {
     "classification": ({"text", "label"}, {"text_pair", "id"}),
     "regression": ({"text", "label"}, {"text_pair", "id"}),
-    "tagging": ({"token", "tag"}, {"id"}),
+    "tagging": ({"token", "tag"}, set()),
     "qa": (set(), set()),
     "multiple_choice": ({"text", "choices", "label"}, {"text_pair", "id"}),
 }
@@ -42,8 +42,8 @@ _FORMATS = {
     "multiple_choice": ("tsv", "csv", "jsonl", "race"),
 }
 
-# Keys that other kinds of tasks do not have.
-_QA_KEYS = (
+# Keys by which answers are searched for.
+QA_KEYS = (
     "version_2",
     "max_query_length",
     "doc_stride",
@@ -52,6 +52,15 @@ _QA_KEYS = (
     "beam_size",
     "answerable_weight",
 )
+
+# Keys that not every kind of task has, and the kinds that have them.
+_KINDS_OF_KEYS = {
+    "multi_label": ("classification",),
+    "labels": ("classification", "tagging", "multiple_choice"),
+    "label_range": ("regression",),
+    "scheme": ("tagging",),
+    **{key: ("qa",) for key in QA_KEYS},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +111,7 @@ class TaskConfig:
     test_columns: dict[str, int | str | list[int | str]] | None = None
     labels: Annotated[list[str], Len(min_length=2)] | None = None
     multi_label: bool = False
-    label_separator: str = ","
+    label_separator: Annotated[str, Len(min_length=1)] = ","
     label_range: tuple[float, float] | None = None
     both_orders: bool = False
     scheme: Literal["IOB1", "IOB2", "BIOES"] | None = None
@@ -122,8 +131,38 @@ class TaskConfig:
             raise UserError(
                 f"format={self.format}: a {self.kind} task has {', '.join(_FORMATS[self.kind])}"
             )
-        if self.multi_label and self.kind != "classification":
-            raise UserError("multi_label: a key of classification; leave it out")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for key, kinds in _KINDS_OF_KEYS.items():
+            if self.kind not in kinds and getattr(self, key) != defaults[key]:
+                raise UserError(f"{key}: a key of {', '.join(kinds)}; leave it out")
+        if "/" in self.name:
+            raise UserError(f"name={self.name}: files are called by it; leave out the '/'")
+        if self.labels and len(set(self.labels)) < len(self.labels):
+            raise UserError(f"labels: a label twice among {', '.join(self.labels)}")
+        if not self.multi_label and self.label_separator != defaults["label_separator"]:
+            raise UserError("label_separator: of several labels, with multi_label: true")
+        self._check_columns()
+        are_pairs = self.kind in ("classification", "regression") and "text_pair" in self.columns
+        if self.both_orders and not are_pairs:
+            raise UserError(
+                "both_orders: for tasks of pairs, with the column text_pair; leave it out"
+            )
+        metrics = self.metric_names
+        if self.metric is not None and self.metric not in metrics:
+            raise UserError(f"metric={self.metric}: choose one of {', '.join(metrics)}")
+        if self.label_range and self.label_range[0] >= self.label_range[1]:
+            raise UserError("label_range: the first number is to be the lower one")
+        names = set(self.test) if isinstance(self.test, dict) else None
+        if self.submission and (
+            names != (set(self.submission) if isinstance(self.submission, dict) else None)
+        ):
+            raise UserError(
+                "submission: give a file for each set of 'test', by the same names"
+                if names
+                else "submission: 'test' is one set; give the name of one file"
+            )
+
+    def _check_columns(self):
         needed, possible = (set(), set()) if self.format == "race" else _COLUMNS[self.kind]
         for key, columns in (("columns", self.columns), ("test_columns", self.test_columns)):
             if columns is None:
@@ -145,24 +184,12 @@ class TaskConfig:
             if any(len(column) < 2 for column in several.values()):
                 raise UserError(f"{key}: 'choices' must be two or more columns, or a key of a list")
             flat = [c for v in columns.values() for c in (v if isinstance(v, list) else [v])]
+            if any(isinstance(column, int) and column < 0 for column in flat):
+                raise UserError(f"{key}: columns are counted from 0; there are none below")
             if len({type(column) for column in flat}) > 1:
                 raise UserError(f"{key}: give names or numbers, not both")
             if self.format == "tfrecord" and not all(isinstance(column, str) for column in flat):
                 raise UserError(f"{key}: features of tf.Examples have names, not numbers")
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for key in _QA_KEYS:
-            if self.kind != "qa" and getattr(self, key) != defaults[key]:
-                raise UserError(f"{key}: a key of question answering (kind: qa); leave it out")
-        are_pairs = self.kind in ("classification", "regression") and "text_pair" in self.columns
-        if self.both_orders and not are_pairs:
-            raise UserError(
-                "both_orders: for tasks of pairs, with the column text_pair; leave it out"
-            )
-        metrics = self.metric_names
-        if self.metric is not None and self.metric not in metrics:
-            raise UserError(f"metric={self.metric}: choose one of {', '.join(metrics)}")
-        if self.label_range and self.label_range[0] >= self.label_range[1]:
-            raise UserError("label_range: the first number is to be the lower one")
 
     @property
     def metric_names(self):
@@ -184,6 +211,14 @@ class TaskConfig:
     def texts(self):
         """Which of `text` and `text_pair` an example has: a tuple."""
         return tuple(name for name in ("text", "text_pair") if name in self.columns)
+
+    def searching_like(self, trained):
+        """With the keys of the search for answers that `trained` has and this one leaves at the usual."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        left = [key for key in QA_KEYS if getattr(self, key) == usual[key]]
+        if self.kind != "qa" or trained.kind != "qa":
+            return self
+        return dataclasses.replace(self, **{key: getattr(trained, key) for key in left})
 
     def files(self, split):
         """The files of `train`, `dev` or `test`, by name (one file: "")."""
@@ -209,6 +244,11 @@ def builtin_tasks():
     return sorted(name.removesuffix(".yaml") for name in os.listdir(_BUILTIN))
 
 
+def task_name(name):
+    """What the built-in task is called that goes by a name in any case, such as SST-2, too."""
+    return _ALIASES.get(name.lower(), name.lower())
+
+
 def load_task_config(name_or_file, overrides=None):
     """Reads a task's YAML file, or a built-in one by its name in any case.
 
@@ -226,15 +266,16 @@ def load_task_config(name_or_file, overrides=None):
     if name_or_file.endswith((".yaml", ".yml")):
         path = name_or_file
     else:
-        name = name_or_file.lower()
-        name = _ALIASES.get(name, name)
+        name = task_name(name_or_file)
         if name not in builtin_tasks():
             raise UserError(
                 f"--task={name_or_file}: no such task; choose one of {', '.join(builtin_tasks())}, "
                 "or give a file that ends in .yaml"
             )
         path = os.path.join(_BUILTIN, f"{name}.yaml")
-    return task_config({**read_yaml(path, "--task"), **(overrides or {})}, name_or_file)
+    # A label such as no or 01 is what is written.
+    values = read_yaml(path, "--task", as_written=("labels",))
+    return task_config({**values, **(overrides or {})}, name_or_file)
 
 
 def task_config(values, where):
@@ -245,12 +286,23 @@ def task_config(values, where):
     """
     values = dict(values)
     if isinstance(values.get("labels"), list):
-        values["labels"] = [label_text(label) for label in values["labels"]]
+        try:
+            values["labels"] = [label_text(label) for label in values["labels"]]
+        except ValueError as error:
+            raise UserError(f"{where}: labels: {error}") from None
     return validate(TaskConfig, values, where)
 
 
 def label_text(value):
-    """A label as str: in YAML and JSON it may be a number or a truth value."""
+    """A label as str: in YAML and JSON it may be a number or a truth value.
+
+    Raises:
+      ValueError: it is something else.
+    """
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else repr(value)
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if not isinstance(value, str):
+        raise ValueError(f"the label {value!r:.60} is neither a text nor a number")
+    return value

@@ -24,7 +24,7 @@ class Features(NamedTuple):
     tokens: dict
     row_splits: np.ndarray
     rows: dict
-    kept: dict = {}  # noqa: RUF012 (never changed)
+    kept: dict = {}  # Never changed.
     group: int = 1
 
     @property

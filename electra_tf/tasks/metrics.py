@@ -38,11 +38,11 @@ def auc(scores, is_positive):
       is_positive: list of bool.
 
     Returns:
-      dict of `auc`; 0.5 where all examples are of one label.
+      dict of `auc`; 0.5 where all examples are of one label, or scores are no numbers.
     """
     from sklearn import metrics
 
-    if len(set(is_positive)) < 2:
+    if len(set(is_positive)) < 2 or not all(map(math.isfinite, scores)):
         return _floats(auc=0.5)
     return _floats(auc=metrics.roc_auc_score(is_positive, scores))
 
@@ -80,6 +80,8 @@ def regression_metrics(predicted, true):
     from scipy import stats
     from sklearn import metrics
 
+    if not all(map(math.isfinite, predicted)):  # Training diverged.
+        return _floats(pearson=0.0, spearman=0.0, mse=math.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)

@@ -142,18 +142,30 @@ def is_finetuned(folder):
     return tf.io.gfile.exists(tf.io.gfile.join(folder, TASK_FILE))
 
 
-def load_finetuned(folder, task_name=None, applied=None, allow_missing=None):
-    """Reads a `FinetunedModel`.
+class SavedTask(NamedTuple):
+    """What `task.json` says of a task.
+
+    Attributes:
+      task: `Task`.
+      max_seq_length: that it was trained with.
+      prefix: of the names of its head's tensors.
+    """
+
+    task: Task
+    max_seq_length: int
+    prefix: str
+
+
+def read_task(folder, task_name=None, is_applied=False):
+    """Reads a `SavedTask`.
 
     Args:
       folder: that `finetune.py` wrote.
       task_name: which one, of a folder of several tasks; of one, its name or None.
-      applied: `TaskConfig` by which the model is to search answers; None for its own.
-      allow_missing: as of `huggingface.load_model`.
+      is_applied: whether a single task may have another name.
 
     Raises:
-      UserError: a file is missing or malformed, tensors and network do not match, or there is no such
-        task.
+      UserError: the file is missing or malformed, or there is no such task.
     """
     by_name = _read_tasks(folder)
     if None not in by_name and task_name not in by_name:
@@ -166,15 +178,31 @@ def load_finetuned(folder, task_name=None, applied=None, allow_missing=None):
     path = tf.io.gfile.join(folder, TASK_FILE)
     with _what_finetune_writes(path):
         config = task_config(values["task"], path)
-        if is_single and applied is None and task_name not in (None, config.name):
+        if is_single and not is_applied and task_name not in (None, config.name):
             raise UserError(f"{folder}: no task {task_name} in it; its task is {config.name}")
         label_range = values["label_range"] and tuple(map(float, values["label_range"]))
         labels = values["labels"] and [str(label) for label in values["labels"]]
         task = kind_of(config)(config, labels, label_range, values.get("threshold"))
         max_seq_length = int(values["max_seq_length"])
+    return SavedTask(task, max_seq_length, "" if is_single else f"{task_name}.")
+
+
+def load_finetuned(folder, task_name=None, applied=None, allow_missing=None):
+    """Reads a `FinetunedModel`.
+
+    Args:
+      folder, task_name: as of `read_task`.
+      applied: `TaskConfig` by which the model is to search answers; None for its own.
+      allow_missing: as of `huggingface.load_model`.
+
+    Raises:
+      UserError: a file is missing or malformed, tensors and network do not match, or there is no such
+        task.
+    """
+    task, max_seq_length, prefix = read_task(folder, task_name, applied is not None)
     options = task.network_options
-    if applied is not None and applied.kind == config.kind:
+    if applied is not None and applied.kind == task.config.kind:
         options = kind_of(applied)(applied).network_options
-    prefix = "" if is_single else f"{task_name}."
     network = huggingface.load_model(task.network_class, folder, prefix, allow_missing, **options)
+    task = task.with_threshold(network)
     return FinetunedModel(task, network, Tokenizer.from_pretrained(folder), max_seq_length)

@@ -1,5 +1,6 @@
 """Multiple choice: which of some texts goes on from a text, or answers a question about it."""
 
+import re
 import statistics
 import string
 
@@ -88,20 +89,26 @@ def _read_table(config, path, split, bad_rows):
             bad_rows.add(UserError(f"{place}: a text or a choice that is not a string"))
             continue
         label = values.get("label")
-        examples.append(
-            Example(
-                place,
-                str(values.get("id", number)),
-                (texts[0], tuple(f"{texts[1]} {choice}".strip() for choice in found)),
-                None if label is None else label_text(label),
-            )
-        )
+        is_open = label is None or split == "test" and label == ""
+        try:
+            label = None if is_open else label_text(label)
+        except ValueError as error:
+            bad_rows.add(UserError(f"{place}: {error}"))
+            continue
+        choices_of_text = tuple(f"{texts[1]} {choice}".strip() for choice in found)
+        identifier = str(values.get("id", number))
+        examples.append(Example(place, identifier, (texts[0], choices_of_text), label))
     return examples
 
 
 def _read_race(path, split, bad_rows):
     """Examples of one of RACE's files: a JSON object of an article and its questions."""
-    passage, examples = reading.read_json(path), []
+    examples = []
+    try:
+        passage = reading.read_json(path)
+    except UserError as error:  # A file is what a row is elsewhere.
+        bad_rows.add(error)
+        return []
     kinds = {"article": str, "questions": list, "options": list}
     if split != "test":
         kinds["answers"] = list
@@ -132,4 +139,6 @@ def _read_race(path, split, bad_rows):
 
 def _completed(question, option):
     """A question with an option in its blank, or after it where it has none."""
-    return question.replace("_", option, 1) if "_" in question else f"{question} {option}"
+    if "_" not in question:
+        return f"{question} {option}"
+    return re.sub("_+", lambda _: option, question, count=1)

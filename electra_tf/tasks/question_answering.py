@@ -166,6 +166,11 @@ class QuestionAnswering(Task):
         task.threshold = metrics.get("no_answer_threshold")
         return task
 
+    def with_threshold(self, network):
+        if not self.config.version_2 or self.threshold is not None:
+            return self
+        return self.fitted({"no_answer_threshold": network.head.usual_threshold})
+
     def _no_answer_scores(self, predictions, examples):
         if not self.config.version_2:
             return None
@@ -173,9 +178,13 @@ class QuestionAnswering(Task):
 
     def files(self, predictions, examples):
         """The official scripts' files: answers, the n best ones, and the scores of "no answer"."""
+        nothing = [{"text": "", "probability": 1.0, "start_logit": 0.0, "end_logit": 0.0}]
         files = {
             "answers": {e.id: p["prediction"] for e, p in zip(examples, predictions)},
-            "nbest_predictions": {e.id: p["answers"] for e, p in zip(examples, predictions)},
+            # Readers of these files want at least one.
+            "nbest_predictions": {
+                e.id: p["answers"] or nothing for e, p in zip(examples, predictions)
+            },
         }
         if self.config.version_2:
             files["null_odds"] = self._no_answer_scores(predictions, examples)

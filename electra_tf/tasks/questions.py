@@ -50,6 +50,13 @@ def read_questions(path, questions_format, version_2, is_test, bad_rows):
             path,
             reader.num_moved,
         )
+    if reader.num_strays:
+        logging.warning(
+            "%d answer(s) beside a good one are not in their context where they should be; they count "
+            "as right all the same; the first: %s",
+            reader.num_strays,
+            reader.first_stray,
+        )
     num_empty = sum(not example.inputs[0].strip() for example in reader.examples)
     if num_empty:
         logging.warning("%s: %d question(s) without text", path, num_empty)
@@ -65,6 +72,7 @@ class _Reader:
         self._path, self._bad_rows = path, bad_rows
         self._version_2, self._is_test = version_2, is_test
         self.examples, self.num_moved = [], 0
+        self.num_strays, self.first_stray = 0, None
 
     def read_squad(self):
         content = reading.read_json(self._path)
@@ -108,10 +116,10 @@ class _Reader:
     def _example(self, place, values, context, id_key, answers_of):
         identifier = str(_field(values, id_key, (str, int)))
         question = _field(values, "question", str)
-        label = self._label(values, context, answers_of)
+        label = self._label(place, values, context, answers_of)
         return Example(place, identifier, (question, context), label)
 
-    def _label(self, values, context, answers_of):
+    def _label(self, place, values, context, answers_of):
         is_impossible = values.get("is_impossible") is True
         if self._is_test and not is_impossible and not values.get("answers"):
             return None
@@ -125,7 +133,17 @@ class _Reader:
             return NO_ANSWER
         span, is_moved = _first_aligned(spans, context)
         self.num_moved += is_moved
+        if answers_of is _squad_answers:  # MRQA's other answers are other words for the first one.
+            self._count_strays(place, spans, context)
         return Answers(tuple(texts), *span)
+
+    def _count_strays(self, place, spans, context):
+        for span in spans:
+            try:
+                _aligned(*span, context)
+            except ValueError as error:
+                self.num_strays += 1
+                self.first_stray = self.first_stray or f"{place}: {error}"
 
 
 def _squad_answers(values):

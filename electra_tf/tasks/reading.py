@@ -8,6 +8,7 @@ import csv
 import gzip
 import itertools
 import json
+import statistics
 import zlib
 from typing import NamedTuple
 
@@ -16,13 +17,15 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
-from electra_tf.errors import UserError
+from electra_tf import files
+from electra_tf.errors import UserError, first_line
 from electra_tf.record_file import compression_of
 
 _SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".conll": "conll"}
 csv.field_size_limit(2**31 - 1)  # A cell may be a long text.
 
 _BLANK = " \t\r\n"
+_DOCSTART = "-DOCSTART-"
 _RECORDS_AT_ONCE = 1024
 
 
@@ -82,7 +85,7 @@ def find_files(data_dir, pattern):
     """Paths of a file or a glob below a folder, as it is or with `.gz`; empty where there is none."""
     for name in (pattern, pattern if pattern.endswith(".gz") else f"{pattern}.gz"):
         path = tf.io.gfile.join(data_dir, name)
-        found = [path] if tf.io.gfile.exists(path) else sorted(tf.io.gfile.glob(path))
+        found = [path] if tf.io.gfile.exists(path) else files.glob(data_dir, name)
         if found:
             return found
     return []
@@ -132,17 +135,18 @@ def read_rows(path, table_format, columns, bad_rows, quotes=False, optional=()):
     return rows
 
 
-def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
+def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True, quotes=False):
     """Reads sentences of words, with tags where there is a column of them.
 
     Args:
       path: file, gzipped where its name ends in .gz.
       sentence_format: "conll" (a word a line, its columns separated by tabs or spaces, an empty line
-        after each sentence; lines of -DOCSTART- are left out), "jsonl" or "tfrecord" (lists of words
+        after each sentence; lines of -DOCSTART-, and comments of CoNLL-U, are left out), "jsonl" or "tfrecord" (lists of words
         and of tags), or "tsv" or "csv" (cells of words and of tags with spaces between).
       columns: dict with `token` and `tag`.
       bad_rows: `BadRows`; a sentence is left out as a whole.
       has_tags: whether tags must be there; else there may be none.
+      quotes: as of `read_rows`.
 
     Returns:
       list of `Sentence`.
@@ -163,7 +167,9 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True):
     wanted = [column for column in (token, tag) if column is not None]
     optional = () if has_tags else (tag,)
     sentences = []
-    for place, cells in read_rows(path, sentence_format, wanted, bad_rows, optional=optional):
+    for place, cells in read_rows(
+        path, sentence_format, wanted, bad_rows, quotes, optional=optional
+    ):
         words, tags = (_list_of(cells.get(c), sentence_format) for c in (token, tag))
         if not words:
             bad_rows.add(UserError(f"{place}: no words"))
@@ -202,11 +208,7 @@ def read_json(path):
             f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})"
         ) from None
     except (ValueError, RecursionError) as error:  # A number too long, or nested too deeply.
-        raise UserError(f"{path}: JSON that cannot be read ({_first_line(error)})") from None
-
-
-def _first_line(error):
-    return str(error).splitlines()[0]
+        raise UserError(f"{path}: JSON that cannot be read ({first_line(error)})") from None
 
 
 def _content(path):
@@ -262,7 +264,7 @@ def json_rows(path, lines, keys, bad_rows, optional=()):
             bad_rows.add(UserError(f"{place}: not JSON ({error.msg} at column {error.colno})"))
             continue
         except (ValueError, RecursionError) as error:  # A number too long, or nested too deeply.
-            bad_rows.add(UserError(f"{place}: JSON that cannot be read ({_first_line(error)})"))
+            bad_rows.add(UserError(f"{place}: JSON that cannot be read ({first_line(error)})"))
             continue
         if not isinstance(values, dict):
             bad_rows.add(UserError(f"{place}: not a JSON object, '{{\"key\": value}}'"))
@@ -332,34 +334,40 @@ def _value_of(feature):
 
 
 def _table_rows(path, lines, table_format, columns, bad_rows, quotes, optional):
-    rows = _split_rows(path, lines, table_format, bad_rows, quotes)
-    place, first = next(rows, (None, None))
-    if first is None:
+    rows = list(_split_rows(path, lines, table_format, bad_rows, quotes))
+    if not rows:
         return []
+    place, first = rows[0]
     has_names = any(isinstance(column, str) for column in columns)
     if has_names:
+        width, wide = len(first), "the first line has"
         indices = {column: first.index(column) for column in columns if column in first}
+        rows = rows[1:]
     else:
-        indices = {column: column for column in columns if column < len(first)}
+        width, wide = _usual_width([cells for _, cells in rows]), "most lines have"
+        indices = {column: column for column in columns if column < width}
     for column in columns:
         if column not in indices and column not in optional:
             raise UserError(
-                f"{place}: no column {column!r}; the first line has {len(first)}"
+                f"{place}: no column {column!r}; {wide} {width}"
                 + (f": {', '.join(first)}" if has_names else ", counted from 0")
             )
 
     def row_of(place, cells):
         return Row(place, {c: cells[indices[c]] if c in indices else None for c in columns})
 
-    result = [] if has_names else [row_of(place, first)]
+    result = []
     for place, cells in rows:
-        if len(cells) == len(first):
+        if len(cells) == width:
             result.append(row_of(place, cells))
         else:
-            bad_rows.add(
-                UserError(f"{place}: {len(cells)} columns, where the first line has {len(first)}")
-            )
+            bad_rows.add(UserError(f"{place}: {len(cells)} columns, where {wide} {width}"))
     return result
+
+
+def _usual_width(rows):
+    """The most common number of cells, of equally common ones the largest; 0 without rows."""
+    return max(statistics.multimode(map(len, rows)), default=0)
 
 
 def _split_rows(path, lines, table_format, bad_rows, quotes):
@@ -389,6 +397,9 @@ def _lines_from(lines, start):
 
 def _conll_sentences(path, token, tag, bad_rows, has_tags):
     lines = read_lines(path, bad_rows)
+    has_tabs = any(line and "\t" in line for line in lines)
+    rows = [_conll_cells(line) for line in lines if line and _is_word(line, has_tabs)]
+    width = _usual_width(rows)
     sentences, words, tags, start, is_good = [], [], [], None, True
     for number, line in enumerate([*lines, ""], 1):
         place = f"{path}:{number}"
@@ -401,11 +412,13 @@ def _conll_sentences(path, token, tag, bad_rows, has_tags):
         if line is None:
             is_good = False
             continue
-        cells = line.split("\t") if "\t" in line else list(filter(None, line.split(" ")))
-        if cells[0] == "-DOCSTART-":
+        if not _is_word(line, has_tabs):
             continue
+        cells = _conll_cells(line)
         is_tagged = tag is not None and len(cells) > tag
         problem = _problem_of(cells, token, tag, is_tagged, has_tags or bool(tags))
+        if not problem and len(cells) != width:
+            problem = f"{len(cells)} columns, where most lines have {width}"
         if problem:
             bad_rows.add(UserError(f"{place}: {problem}"))
             is_good = False
@@ -415,6 +428,18 @@ def _conll_sentences(path, token, tag, bad_rows, has_tags):
         if is_tagged:
             tags.append(cells[tag])
     return sentences
+
+
+def _is_word(line, has_tabs):
+    """Whether a line holds a word: none does -DOCSTART-, or CoNLL-U's comment among lines with tabs."""
+    if not line.strip(_BLANK) or has_tabs and line.startswith("# ") and "\t" not in line:
+        return False
+    return _conll_cells(line)[0] != _DOCSTART
+
+
+def _conll_cells(line):
+    """The columns of a line: between tabs, or between spaces in a line without tabs."""
+    return line.split("\t") if "\t" in line else list(filter(None, line.split(" ")))
 
 
 def _problem_of(cells, token, tag, is_tagged, needs_tag):

@@ -50,6 +50,7 @@ class Tagging(Task):
             config.columns_of(split),
             bad_rows,
             has_tags=split != "test",
+            quotes=config.quotes,
         )
         examples = []
         for number, sentence in enumerate(sentences):

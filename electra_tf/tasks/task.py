@@ -1,9 +1,9 @@
 """What every kind of task does, and its examples."""
 
 import abc
-import json
 from typing import Any, NamedTuple
 
+from electra_tf.characters import is_text
 from electra_tf.errors import UserError
 from electra_tf.tasks import reading
 
@@ -15,7 +15,7 @@ class Example(NamedTuple):
       place: "file:line", for messages.
       id: str, of its column, or its number in the file.
       inputs: tuple of one or two str; of tagging, list of words; of question answering
-        `(question, context)`.
+        `(question, context)`, of multiple choice `(text, choices)`.
       label: str, float, tuple of str, list of tags or `questions.Answers`, as the kind has it; None
         where it is unknown.
     """
@@ -129,6 +129,10 @@ class Task(abc.ABC):
         """The task with what the dev set's metrics decide, for the model folder."""
         return self
 
+    def with_threshold(self, network):
+        """The task with the usual threshold of a network's head, where no dev set has decided one."""
+        return self
+
     @property
     def options(self):
         """Keys of the task's own that decide a run, with their values: a dict."""
@@ -223,15 +227,6 @@ def _usable(examples, needs_labels, has_unique_ids, bad_rows):
     return usable
 
 
-def is_text(value):
-    """Whether all strings in a value can be written as UTF-8."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def read_texts(config, path, split, bad_rows, label_of):
     """Reads the examples of a table with one or two texts.
 
@@ -248,6 +243,8 @@ def read_texts(config, path, split, bad_rows, label_of):
         quotes=config.quotes,
         optional=[columns["label"]] if split == "test" and "label" in columns else (),
     )
+    # An empty cell of a test set is a label that is not told; or none of several, where others are.
+    is_told = config.multi_label and any(cells.get(columns.get("label")) for _, cells in rows)
     examples = []
     for number, (place, cells) in enumerate(rows):
         values = {name: cells[column] for name, column in columns.items()}
@@ -258,7 +255,7 @@ def read_texts(config, path, split, bad_rows, label_of):
             for name, text in zip(config.texts, texts):
                 if not isinstance(text, str):
                     raise ValueError(f"{columns[name]!r} is {text!r:.60}, not a string")
-            is_open = label is None or (split == "test" and label == "")
+            is_open = label is None or split == "test" and label == "" and not is_told
             label = None if is_open else label_of(label)
         except ValueError as error:
             bad_rows.add(UserError(f"{place}: {error}"))

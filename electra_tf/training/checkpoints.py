@@ -6,12 +6,22 @@ import tensorflow as tf
 from absl import logging
 
 from electra_tf import files
-from electra_tf.errors import UserError
+from electra_tf.errors import UserError, first_line
 from electra_tf.interop import huggingface
 from electra_tf.modeling.causal import CausalGenerator
 
 # What TensorFlow raises for a checkpoint that is damaged, or of other variables.
 _UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError)
+# What says nothing of a checkpoint, but of the way to it.
+_UNREACHABLE = (
+    tf.errors.UnavailableError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnauthenticatedError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+)
 
 
 def checkpoint_variables(model):
@@ -79,8 +89,10 @@ def restore(checkpoint, folder, model):
     for path in reversed(saved_checkpoints(folder)):
         try:
             checkpoint.restore(path).assert_consumed()
+        except _UNREACHABLE:
+            raise
         except _UNREADABLE as error:
-            unreadable.append(f"{path}: cannot restore the checkpoint ({_first_line(error)})")
+            unreadable.append(f"{path}: cannot restore the checkpoint ({first_line(error)})")
             continue
         step = int(model.optimizer.iterations.value.numpy())
         if unreadable:
@@ -92,10 +104,6 @@ def restore(checkpoint, folder, model):
             "start anew"
         )
     return 0
-
-
-def _first_line(error):
-    return str(error).splitlines()[0]
 
 
 def create_checkpoint_manager(checkpoint, folder, max_to_keep):
@@ -118,7 +126,7 @@ def saved_checkpoints(folder):
 
     The files tell, since a `tf.train.CheckpointManager`'s own list can be lost.
     """
-    indices = tf.io.gfile.glob(os.path.join(folder, "ckpt-*.index"))
+    indices = files.glob(folder, "ckpt-*.index")
     paths = [path.removesuffix(".index") for path in indices]
     return sorted(paths, key=lambda path: int(path.rpartition("-")[2]))
 

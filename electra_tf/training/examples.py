@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 NUM_PROPOSALS = 3
@@ -79,7 +78,7 @@ def view_examples(model, vocab, batch, num_examples, step=0):
                     original=vocab[ids[column]],
                     proposals=proposals,
                     shown=vocab[replaced_ids[row, column]],
-                    probability=float(np.float64(probabilities[row, column])),
+                    probability=float(probabilities[row, column]),
                 )
             )
         views.append(tokens)

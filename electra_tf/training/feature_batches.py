@@ -40,14 +40,14 @@ class FeatureBatches:
         self.num_rows = len(self._lengths)
         self.steps_per_epoch = -(-self.num_rows // batch_size)
 
-    def training(self, seed, first_step, num_steps, num_parts=1, parts=range(1)):
-        """The batches of the steps from `first_step` up to `num_steps`; each row once an epoch.
+    def training(self, seed, first_step, last_step, num_parts=1, parts=range(1)):
+        """The batches of the steps from `first_step` up to `last_step`; each row once an epoch.
 
         Arguments as of `records.RecordBatches.training`.
         """
-        epochs = -(-num_steps // self.steps_per_epoch)
+        epochs = -(-last_step // self.steps_per_epoch)
         batches = [batch for epoch in range(epochs) for batch in self._epoch(seed, epoch)]
-        return self._dataset(batches[first_step:num_steps], num_parts, parts)
+        return self._dataset(batches[first_step:last_step], num_parts, parts)
 
     def evaluation(self, num_parts=1, parts=range(1)):
         """Every row once, by length; as many batches as fill `num_parts` replicas evenly."""

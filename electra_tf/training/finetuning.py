@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-import json
+import os
 import time
 
 import keras
@@ -110,7 +110,7 @@ def finetune(
 def _run_trial(setup, number, folder, stop, restart_failed, on_start, on_progress):
     """The result of a trial: that of an earlier start, or a new one; a dict."""
     while True:
-        attempt = len(tf.io.gfile.glob(f"{folder}-failed-*"))
+        attempt = len(files.glob(*os.path.split(f"{folder}-failed-*")))
         seed = setup.config.seed + number - 1 + attempt * _NEXT_ATTEMPT
         trial = _Trial(setup, dataclasses.replace(setup.config, seed=seed), folder, stop)
         result = trial.result_there() or trial.run(on_start, on_progress)
@@ -141,8 +141,7 @@ class _Trial:
         path = self._run.join(RESULT_FILE)
         if not tf.io.gfile.exists(path):
             return None
-        with tf.io.gfile.GFile(path) as f:
-            return json.load(f)
+        return files.read_json_object(path)
 
     def run(self, on_start, on_progress):
         """Trains to the last step; returns the result, a dict."""
@@ -264,7 +263,10 @@ class _Trial:
         setup = self._setup
         return [
             FinetunedModel(
-                one.fitted(metrics), network, setup.encoder.tokenizer, one.config.max_seq_length
+                one.fitted(metrics).with_threshold(network),
+                network,
+                setup.encoder.tokenizer,
+                one.config.max_seq_length,
             )
             for one, network in zip(setup.tasks, self._model.networks)
         ]
@@ -338,7 +340,7 @@ def _is_stuck(done):
 
 
 def _only_metrics(line):
-    return {k: v for k, v in (line or {}).items() if k not in ("step", "split")}
+    return {k: statistics.finite(v) for k, v in (line or {}).items() if k not in ("step", "split")}
 
 
 def predict_sets(predictor, setup):

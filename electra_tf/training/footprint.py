@@ -226,7 +226,6 @@ def generator_activations(config, recompute=False):
         "masked_lm_head LayerNorm": predictions * encoder.embedding_size * size,
         "masked_lm_head logits": logits,
     }
-    block = _backward_of_block(encoder, length, size, recompute)
     # XLA writes the logits with their bias down in float32, and three slices of a sixteenth; in the
     # backward pass the logits have a gradient. They are gone when the blocks' begins.
     loss = max(logits, predictions * config.vocab_size * _FLOAT32 * 19 // 16)

@@ -33,6 +33,7 @@ from electra_tf.training.strategies import (
     distribute,
     is_chief,
     noticing_lost_workers,
+    num_devices,
     sub_batch_rows,
 )
 
@@ -165,7 +166,7 @@ def create_model(config, mask_id, special_ids, strategy, jit_compile=None):
         model.compile(
             create_optimizer(config),
             jit_compile=jit_compile,
-            sub_batch_rows=None if jit_compile else sub_batch_rows(strategy, rows),
+            sub_batch_rows=None if jit_compile else sub_batch_rows(rows),
         )
     return model
 
@@ -328,7 +329,9 @@ def _train(
     evaluates_first,
 ):
     """Makes what a run consists of, and runs it."""
-    peak_flops = config.peak_tflops * 1e12 or flops.measure_peak_flops(config.mixed_precision)
+    peak_flops = config.peak_tflops * 1e12
+    if not peak_flops:
+        peak_flops = flops.measure_peak_flops(config.mixed_precision) * num_devices(strategy)
     logging.info("%s", flops.describe_cost(config, peak_flops))
     num_counted = max(1, _COUNTED_EXAMPLES // config.train_batch_size)
     token_counts = batches.token_counts(tokenizer.vocab_size, num_counted)

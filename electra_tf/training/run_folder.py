@@ -8,6 +8,7 @@ import tensorflow as tf
 import yaml
 
 from electra_tf import files
+from electra_tf.configs import read_yaml
 from electra_tf.errors import UserError
 
 CONFIG_FILE, DATA_FILE, METRICS_FILE = "config.yaml", "data.json", "metrics.jsonl"
@@ -56,18 +57,14 @@ class RunFolder:
     def _remove_leftovers(self):
         """Removes what a process that was killed was writing."""
         for pattern in ("*.tmp-*", "checkpoints/*_temp"):
-            for path in tf.io.gfile.glob(self.join(pattern)):
+            for path in files.glob(self.path, pattern):
                 files.remove(path)
 
     def _read_config(self):
         path = self.join(CONFIG_FILE)
         if not tf.io.gfile.exists(path):
             return None
-        with tf.io.gfile.GFile(path) as f:
-            values = yaml.safe_load(f)
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: no run's configuration; choose another --output_dir")
-        return values
+        return read_yaml(path, "--output_dir")
 
     def _refuse_others(self, before, now, free, file):
         differences = [

@@ -15,6 +15,11 @@ def goodness(metric, value):
     return -value if metric in _ERRORS else value
 
 
+def finite(value):
+    """A number as JSON has it: None for NaN and for what is infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
 def summarize(metric, results):
     """Medians, means, standard deviations and the best of trials.
 
@@ -23,8 +28,8 @@ def summarize(metric, results):
       results: list of dicts with `seed` and `metrics`, those that are stuck included.
 
     Returns:
-      dict of `metrics` (the medians by name), `mean`, `standard_deviation` (of the sample, with
-      n - 1; None for a single trial), `best` (`trial`, `seed`, `metrics`) and `num_stuck`.
+      dict of `metrics` (the medians by name; None where a trial's is undefined), `mean`,
+      `standard_deviation` (of the sample, with n - 1; None for a single trial), `best` (`trial`, `seed`, `metrics`) and `num_stuck`.
     """
     columns = {
         name: np.array(
@@ -37,10 +42,10 @@ def summarize(metric, results):
     )
     several = len(results) > 1
     return {
-        "metrics": {name: float(np.median(values)) for name, values in columns.items()},
-        "mean": {name: float(np.mean(values)) for name, values in columns.items()},
+        "metrics": {name: finite(np.median(values)) for name, values in columns.items()},
+        "mean": {name: finite(np.mean(values)) for name, values in columns.items()},
         "standard_deviation": {
-            name: float(np.std(values, ddof=1)) if several else None
+            name: finite(np.std(values, ddof=1)) if several else None
             for name, values in columns.items()
         },
         "best": {

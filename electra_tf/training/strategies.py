@@ -1,4 +1,4 @@
-"""Which devices a run uses, by `tf.distribute`. Nothing else in the package asks for their kind."""
+"""Which devices a run uses, by `tf.distribute`."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ import socket
 import tensorflow as tf
 from absl import logging
 
-from electra_tf.errors import UserError, WorkerLost
+from electra_tf.errors import UserError, WorkerLost, first_line
 
 _SIDE_BY_SIDE = 2  # Operations at a time on a CPU, see `sub_batch_rows`.
 
@@ -122,14 +122,13 @@ def create_strategy(name="auto", num_virtual_devices=0):
     return tf.distribute.get_strategy()
 
 
-def sub_batch_rows(strategy, rows):
+def sub_batch_rows(rows):
     """How many of a replica's rows a step computes in one piece; None for all of them.
 
     On a CPU two pieces side by side, each operation on half of the cores, wait less for each other
     than one piece does for all cores: two pieces of up to 32 rows, else pieces of 16, at most 8.
 
     Args:
-      strategy: `tf.distribute.Strategy`.
       rows: int.
     """
     if tf.config.threading.get_inter_op_parallelism_threads() != _SIDE_BY_SIDE:
@@ -221,7 +220,7 @@ def _tpu_strategy():
         )
     except (ValueError, OSError, tf.errors.OpError) as error:
         raise UserError(
-            f"--strategy=tpu: cannot connect to a TPU ({str(error).splitlines()[0]}); set TPU_NAME"
+            f"--strategy=tpu: cannot connect to a TPU ({first_line(error)}); set TPU_NAME"
         ) from None
     return tf.distribute.TPUStrategy(resolver)
 
@@ -274,6 +273,13 @@ def replica_devices(strategy):
     if strategy.num_replicas_in_sync == 1 and strategy.cluster_resolver is None:
         return [_devices()[0].name]
     return list(strategy.extended.worker_devices)
+
+
+def num_devices(strategy):
+    """Devices of all workers; those that are made of one CPU are one."""
+    local = replica_devices(strategy)
+    num_workers = strategy.num_replicas_in_sync // len(local)
+    return num_workers * (1 if "CPU" in local[0] else len(local))
 
 
 def compiles(strategy):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from electra_tf.configs import HEADS_BY_KIND
 from electra_tf.errors import UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.electra import ElectraModel
@@ -206,9 +207,11 @@ class Setup:
         if len(set(names)) < len(names):
             raise UserError(f"--task={','.join(names)}: a task twice; name each one once")
         several = len(data) > 1
-        configs = [config.resolved(encoder.config, one.task.config.kind) for one in data]
+        kinds = [one.task.config.kind for one in data]
+        configs = [_resolved(config, encoder.config, kind, kinds) for kind in kinds]
         self.config = configs[0]
         if several:
+            _check_names(names)
             kinds_own = ("max_seq_length", "length_buckets", "head")
             given = {key: getattr(config, key) for key in kinds_own}
             self.config = dataclasses.replace(configs[0], **given)
@@ -245,6 +248,28 @@ class Setup:
         weights **= self.config.task_sampling_power
         generator = np.random.Generator(np.random.Philox(seed))
         return generator.choice(len(weights), self.num_train_steps, p=weights / weights.sum())
+
+
+def _resolved(config, encoder_config, kind, kinds):
+    """The configuration of a task among others of some kinds: without what those alone can have."""
+    if config.head and any(config.head in HEADS_BY_KIND[other] for other in kinds):
+        if config.head not in HEADS_BY_KIND[kind]:
+            config = dataclasses.replace(config, head=None)
+    if config.length_buckets and len(kinds) > 1:
+        usual = dataclasses.replace(config, length_buckets=None).resolved(encoder_config, kind)
+        buckets = [b for b in config.length_buckets if b < usual.max_seq_length]
+        config = dataclasses.replace(config, length_buckets=buckets)
+    return config.resolved(encoder_config, kind)
+
+
+def _check_names(names):
+    """Refuses names of tasks that their heads' tensors could not have, in a folder of several."""
+    for name in names:
+        if "." in name or name == "electra":
+            raise UserError(
+                f"--task={name}: among several tasks a name has no '.', and is not 'electra'; write "
+                "another 'name' into its YAML file"
+            )
 
 
 def check_eval_batch(config, strategy):
@@ -293,9 +318,7 @@ class FinetunedNetworks:
                 finetuner.compile(
                     self.optimizer,
                     jit_compile=setup.jit_compile,
-                    sub_batch_rows=None
-                    if setup.jit_compile
-                    else sub_batch_rows(setup.strategy, rows),
+                    sub_batch_rows=None if setup.jit_compile else sub_batch_rows(rows),
                 )
 
     @property

@@ -46,7 +46,7 @@ def check_networks(config, tokenizer, folder):
 
     Raises:
       UserError: a file is missing, or a network has another architecture or vocabulary. It may have
-        fewer positions.
+        fewer positions, but for a causal generator.
     """
     for name, path in find_networks(folder).items():
         if name == "generator" and config.generator_loss is None:
@@ -104,6 +104,14 @@ def check_run(config, tokenizer, folder):
             f"--init_from={folder}: schedule is {there.schedule!r} there and {config.schedule!r} here, but "
             "only adversarial training learns a baseline; leave --continue_schedule out"
         )
+    if "two_stage" in (there.schedule, config.schedule):
+        for key in ("schedule", "generator_steps"):
+            if getattr(there, key) != getattr(config, key):
+                raise UserError(
+                    f"--init_from={folder}: {key} is {getattr(there, key)!r} there and "
+                    f"{getattr(config, key)!r} here, and the second stage begins once, at its step; give the "
+                    "same, or leave --continue_schedule out"
+                )
     for network, one, other in (
         ("discriminator", there.discriminator_config(), config.discriminator_config()),
         ("generator", there.generator_config(), config.generator_config()),
