@@ -456,6 +456,12 @@ class Tokenizer(tf.Module):
         )
 
 
+def tokenizer_of(folder):
+    """The `Tokenizer` of a folder, None of one without."""
+    paths = (tf.io.gfile.join(folder, name) for name in (VOCAB_FILE, TOKENIZER_FILE))
+    return Tokenizer.from_pretrained(folder) if any(map(tf.io.gfile.exists, paths)) else None
+
+
 def _wordpiece_op(vocab, max_bytes_per_word):
     return tf_text.FastWordpieceTokenizer(
         vocab=vocab,

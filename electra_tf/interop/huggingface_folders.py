@@ -35,7 +35,10 @@ from electra_tf.tasks.model_folder import (
     save_network,
     task_names,
 )
-from electra_tf.tokenization import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCAB_FILE, Tokenizer
+from electra_tf.tokenization import (
+    TOKENIZER_CONFIG_FILE,
+    tokenizer_of,
+)
 
 MODEL = "model"  # What a run folder calls a fine-tuned model.
 
@@ -172,7 +175,7 @@ def from_run(run, folder, allow_missing=None):
         for network, source in zip(networks, sources.values()):
             target = tf.io.gfile.join(temporary, network.name)
             network.save_pretrained(target)
-            tokenizer = _own_tokenizer(source)
+            tokenizer = tokenizer_of(source)
             if tokenizer:
                 tokenizer.save_pretrained(target, network.config.max_position_embeddings)
             arrays = huggingface.read_tensors(source)
@@ -282,12 +285,6 @@ def _load_pretrained(sources, allow_missing):
 # Tokenizers.
 
 
-def _own_tokenizer(folder):
-    """The `Tokenizer` of a folder, None of one without."""
-    paths = (tf.io.gfile.join(folder, name) for name in (VOCAB_FILE, TOKENIZER_FILE))
-    return Tokenizer.from_pretrained(folder) if any(map(tf.io.gfile.exists, paths)) else None
-
-
 def _choose_tokenizer(configs, tokenizer):
     """The one of --vocab_file, else the one that all folders have, else None.
 
@@ -301,7 +298,7 @@ def _choose_tokenizer(configs, tokenizer):
         return tokenizer
     chosen, chosen_folder = None, None
     for folder, config in configs.items():
-        own = _own_tokenizer(folder)
+        own = tokenizer_of(folder)
         if own is None:
             continue
         own.check_fits(config.vocab_size, folder)

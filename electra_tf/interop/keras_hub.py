@@ -24,7 +24,7 @@ from electra_tf.interop import huggingface, runs
 from electra_tf.interop.tensors import Row, Tensor, assign, check_finite, compare
 from electra_tf.modeling.causal import import_keras_hub
 from electra_tf.modeling.electra import ElectraModel
-from electra_tf.tokenization import SUFFIX, UNK, Tokenizer, vocab_text
+from electra_tf.tokenization import SUFFIX, UNK, Tokenizer, tokenizer_of, vocab_text
 
 CONFIG_FILE, WEIGHTS_FILE, SHARDS_FILE = "config.json", "model.weights.h5", "model.weights.json"
 TOKENIZER_FILE, VOCAB_FILE = "tokenizer.json", "assets/tokenizer/vocabulary.txt"
@@ -417,8 +417,7 @@ def from_run(run, preset, allow_missing=None):
         raise UserError(
             f"{folder}: layer_norm_eps is {config.layer_norm_eps:g}; KerasHub's is 1e-12"
         )
-    has_tokenizer = tf.io.gfile.exists(tf.io.gfile.join(folder, "vocab.txt"))
-    tokenizer = Tokenizer.from_pretrained(folder) if has_tokenizer else None
+    tokenizer = tokenizer_of(folder)
     arrays = {name: tensor.variable.numpy() for name, tensor in tensors.items()}
     for name, array in arrays.items():
         check_finite(array, tensors[name].names[0], folder)

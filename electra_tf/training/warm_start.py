@@ -9,7 +9,7 @@ from electra_tf.configs import PretrainingConfig, architecture_differences, read
 from electra_tf.errors import UserError
 from electra_tf.interop import gpt2, huggingface
 from electra_tf.modeling.causal import CausalGenerator, backbone_options
-from electra_tf.tokenization import read_vocab, vocab_sha256
+from electra_tf.tokenization import VOCAB_FILE, Tokenizer, vocab_sha256
 from electra_tf.training.checkpoints import restore
 from electra_tf.training.run_folder import CHECKPOINTS, CONFIG_FILE, read_data
 
@@ -52,11 +52,10 @@ def check_networks(config, tokenizer, folder):
         if name == "generator" and config.generator_loss is None:
             continue
         _refuse_differences(folder, name, _differences(name, path, config))
-        vocab_file = tf.io.gfile.join(path, "vocab.txt")
-        if read_vocab(vocab_file) != tokenizer.vocab:
+        if Tokenizer.from_pretrained(path).vocab != tokenizer.vocab:
             raise UserError(
                 f"--init_from={folder}: the {name} has another vocabulary; build the records with "
-                f"--vocab_file={vocab_file}"
+                f"--vocab_file={tf.io.gfile.join(path, VOCAB_FILE)}"
             )
 
 
