@@ -60,7 +60,7 @@ def reference():
 @pytest.mark.parametrize(
     "num_replicas, num_parts, jit_compile",
     [
-        (1, 4, False),
+        pytest.param(1, 4, False, marks=pytest.mark.slow),
         pytest.param(2, 1, False, marks=pytest.mark.slow),
         (2, 2, False),
         pytest.param(2, 2, True, marks=pytest.mark.slow),

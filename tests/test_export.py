@@ -1,6 +1,5 @@
 """Exported models, run through TensorFlow's C API as a server runs them."""
 
-import json
 import shutil
 
 import keras
@@ -19,6 +18,8 @@ from electra_tf.commands import export as command
 from electra_tf.commands import verify_export as verify_command
 from electra_tf.export import server_files
 from electra_tf.export.c_session import read_arrays, write_arrays
+from electra_tf.export.loading import load_servables
+from electra_tf.export.saved_model import write_ids
 from electra_tf.export.servables import real_tokens
 from electra_tf.export.tagging import find_windows
 from electra_tf.export.verify import (
@@ -534,11 +535,11 @@ def test_what_has_no_reference_is_refused():
 
 def test_windows_of_warm_up_fit_into_a_batch(served, tmp_path):
     """A context of many windows is one text, and many rows of ids."""
-    requests = tmp_path / "requests.jsonl"
-    requests.write_text(json.dumps({"question": "who", "context": "cat dog " * 200}) + "\n")
-    folder = served / "models/qa"
-    assert export(folder, tmp_path, "q", f"--warmup={requests}", "--max_batch_size=2") == 0
-    [log] = requests_of(tmp_path / "q/1")
+    servables = load_servables(str(served / "models/qa"))
+    servables.max_batch_size = 2
+    request = {"question": texts_of("who"), "context": texts_of("cat dog " * 200)}
+    write_ids(servables, str(tmp_path), "q", [request])
+    [log] = requests_of(tmp_path)
     ids = tf.make_ndarray(log.predict_log.request.inputs["input_ids"])
     assert ids.shape[0] == 2
 

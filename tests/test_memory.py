@@ -65,6 +65,7 @@ print(*(host.peak_of(compute, rows) for rows in (32, 128)))
 """
 
 
+@pytest.mark.slow  # The rule by hand is quick.
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
 def test_what_is_measured_grows_with_the_rows():
     done = subprocess.run(
