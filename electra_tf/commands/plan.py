@@ -217,7 +217,7 @@ def _check(values):
     """Refuses numbers that mean nothing."""
     for name in ("memory_gb", "peak_tflops", "mfu", "tokens"):
         value = values[name].value
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and value <= 0:
             raise UserError(f"--{name}={value:g}: must be a number above 0")
     if values.mfu > 1:
         raise UserError(f"--mfu={values.mfu:g}: a share of the peak; must be at most 1")
