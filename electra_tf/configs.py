@@ -722,7 +722,7 @@ def read_yaml(path, flag="--config", as_written=()):
     try:
         with tf.io.gfile.GFile(path, "rb") as f:
             text = f.read().decode("utf-8-sig")
-        values, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+        values = yaml.safe_load(text)
     except tf.errors.OpError as error:
         raise UserError(f"{flag}={path}: cannot read it: {error.message}") from None
     except UnicodeDecodeError as error:
@@ -732,8 +732,11 @@ def read_yaml(path, flag="--config", as_written=()):
         raise UserError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: no 'key: value' lines; write one configuration key a line")
-    lists = {key for key in as_written if isinstance(values.get(key), list)}
-    return {key: written[key] if key in lists else value for key, value in values.items()}
+    lists = [key for key in as_written if isinstance(values.get(key), list)]
+    if lists:
+        written = yaml.load(text, yaml.BaseLoader)
+        values |= {key: written[key] for key in lists}
+    return values
 
 
 _KEYS_OF_THE_ORIGINAL = {

@@ -103,15 +103,10 @@ def replacing(path):
         remove(temporary)
 
 
-def glob(folder, *names):
-    """Paths below a folder that match a pattern, sorted; what the folder is called is no pattern.
-
-    Args:
-      folder: path.
-      names: parts of the pattern.
-    """
+def glob(folder, pattern):
+    """Paths below a folder that match a pattern, sorted; what the folder is called is no pattern."""
     literal = re.sub(r"([*?[\\])", r"\\\1", folder)
-    return sorted(tf.io.gfile.glob(tf.io.gfile.join(literal, *names)))
+    return sorted(tf.io.gfile.glob(tf.io.gfile.join(literal, pattern)))
 
 
 def remove(path):

@@ -287,12 +287,18 @@ def print_results(results):
 
 
 def _apply(values, task_configs, config, strategy):
+    from absl import logging
+
     from electra_tf import files
 
     split, metrics = {"evaluate": "dev", "predict": "test"}[values.mode], {}
+    folder = _model_to_apply(values)
+    logging.info("model: %s", folder)
     for task_config, data_dir in zip(task_configs, _data_dirs(values.data_dir, task_configs)):
         prefix = f"{task_config.name}_" if len(task_configs) > 1 else ""
-        metrics |= _apply_task(values, task_config, data_dir, config, strategy, split, prefix)
+        metrics |= _apply_task(
+            values, folder, task_config, data_dir, config, strategy, split, prefix
+        )
     if metrics:
         files.write_json(os.path.join(values.output_dir, f"{split}_metrics.json"), metrics)
         for name, value in metrics.items():
@@ -325,16 +331,12 @@ def _model_to_apply(values):
     return own if is_start else given
 
 
-def _apply_task(values, task_config, data_dir, config, strategy, split, prefix):
-    """Predicts a split of one task; returns its metrics."""
-    from absl import logging
-
+def _apply_task(values, folder, task_config, data_dir, config, strategy, split, prefix):
+    """Predicts a split of one task by the model in a folder; returns its metrics."""
     from electra_tf.tasks.model_folder import load_finetuned, read_task
     from electra_tf.tasks.reading import BadRows
     from electra_tf.training import finetuning
 
-    folder = _model_to_apply(values)
-    logging.info("model: %s", folder)
     trained = read_task(folder, task_config.name, is_applied=True).task
     wanted = task_config.labels
     if trained.config.kind != task_config.kind or wanted and wanted != trained.labels:

@@ -71,11 +71,7 @@ def verify(folder):
             f"{folder}: no {REFERENCE_FILE} to compare with; export it by electra_tf.export"
         )
     verified = [
-        Verified(
-            name,
-            sorted(signature.inputs),
-            compare(folder, name, reference, results),
-        )
+        Verified(name, sorted(signature.inputs), compare(folder, name, reference, results))
         for name, signature in _signatures(meta_graph).items()
     ]
     return Report(verified, len(requests))

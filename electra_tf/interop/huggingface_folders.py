@@ -35,10 +35,7 @@ from electra_tf.tasks.model_folder import (
     save_network,
     task_names,
 )
-from electra_tf.tokenization import (
-    TOKENIZER_CONFIG_FILE,
-    tokenizer_of,
-)
+from electra_tf.tokenization import TOKENIZER_CONFIG_FILE, tokenizer_of
 
 MODEL = "model"  # What a run folder calls a fine-tuned model.
 

@@ -131,7 +131,7 @@ class TaskConfig:
             raise UserError(
                 f"format={self.format}: a {self.kind} task has {', '.join(_FORMATS[self.kind])}"
             )
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults = _defaults()
         for key, kinds in _KINDS_OF_KEYS.items():
             if self.kind not in kinds and getattr(self, key) != defaults[key]:
                 raise UserError(f"{key}: a key of {', '.join(kinds)}; leave it out")
@@ -214,10 +214,10 @@ class TaskConfig:
 
     def searching_like(self, trained):
         """With the keys of the search for answers that `trained` has and this one leaves at the usual."""
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
-        left = [key for key in QA_KEYS if getattr(self, key) == usual[key]]
         if self.kind != "qa" or trained.kind != "qa":
             return self
+        usual = _defaults()
+        left = [key for key in QA_KEYS if getattr(self, key) == usual[key]]
         return dataclasses.replace(self, **{key: getattr(trained, key) for key in left})
 
     def files(self, split):
@@ -233,6 +233,11 @@ class TaskConfig:
     def columns_of(self, split):
         """The columns of `train`, `dev` or `test`."""
         return self.test_columns if split == "test" and self.test_columns else self.columns
+
+
+def _defaults():
+    """The values of the keys of `TaskConfig` that a YAML file leaves out, a dict."""
+    return {field.name: field.default for field in dataclasses.fields(TaskConfig)}
 
 
 #: Keys of a task's YAML file.

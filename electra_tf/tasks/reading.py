@@ -141,8 +141,8 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True, quot
     Args:
       path: file, gzipped where its name ends in .gz.
       sentence_format: "conll" (a word a line, its columns separated by tabs or spaces, an empty line
-        after each sentence; lines of -DOCSTART-, and comments of CoNLL-U, are left out), "jsonl" or "tfrecord" (lists of words
-        and of tags), or "tsv" or "csv" (cells of words and of tags with spaces between).
+        after each sentence; lines of -DOCSTART-, and comments of CoNLL-U, are left out), "jsonl" or
+        "tfrecord" (lists of words and of tags), or "tsv" or "csv" (cells of words and of tags with spaces between).
       columns: dict with `token` and `tag`.
       bad_rows: `BadRows`; a sentence is left out as a whole.
       has_tags: whether tags must be there; else there may be none.
@@ -398,10 +398,10 @@ def _lines_from(lines, start):
 def _conll_sentences(path, token, tag, bad_rows, has_tags):
     lines = read_lines(path, bad_rows)
     has_tabs = any(line and "\t" in line for line in lines)
-    rows = [_conll_cells(line) for line in lines if line and _is_word(line, has_tabs)]
-    width = _usual_width(rows)
+    rows = [_conll_cells(line or "", has_tabs) for line in lines]
+    width = _usual_width(list(filter(None, rows)))
     sentences, words, tags, start, is_good = [], [], [], None, True
-    for number, line in enumerate([*lines, ""], 1):
+    for number, (line, cells) in enumerate(zip([*lines, ""], [*rows, []]), 1):
         place = f"{path}:{number}"
         if line is not None and not line.strip(_BLANK):
             if words and is_good:
@@ -412,9 +412,8 @@ def _conll_sentences(path, token, tag, bad_rows, has_tags):
         if line is None:
             is_good = False
             continue
-        if not _is_word(line, has_tabs):
+        if not cells:
             continue
-        cells = _conll_cells(line)
         is_tagged = tag is not None and len(cells) > tag
         problem = _problem_of(cells, token, tag, is_tagged, has_tags or bool(tags))
         if not problem and len(cells) != width:
@@ -430,16 +429,15 @@ def _conll_sentences(path, token, tag, bad_rows, has_tags):
     return sentences
 
 
-def _is_word(line, has_tabs):
-    """Whether a line holds a word: none does -DOCSTART-, or CoNLL-U's comment among lines with tabs."""
+def _conll_cells(line, has_tabs):
+    """The columns of a word's line, between tabs, or spaces where it has no tab; else an empty list.
+
+    No word's are a blank line, -DOCSTART-, and among lines with tabs CoNLL-U's comments.
+    """
     if not line.strip(_BLANK) or has_tabs and line.startswith("# ") and "\t" not in line:
-        return False
-    return _conll_cells(line)[0] != _DOCSTART
-
-
-def _conll_cells(line):
-    """The columns of a line: between tabs, or between spaces in a line without tabs."""
-    return line.split("\t") if "\t" in line else list(filter(None, line.split(" ")))
+        return []
+    cells = line.split("\t") if "\t" in line else list(filter(None, line.split(" ")))
+    return [] if cells[0] == _DOCSTART else cells
 
 
 def _problem_of(cells, token, tag, is_tagged, needs_tag):

@@ -29,7 +29,8 @@ def summarize(metric, results):
 
     Returns:
       dict of `metrics` (the medians by name; None where a trial's is undefined), `mean`,
-      `standard_deviation` (of the sample, with n - 1; None for a single trial), `best` (`trial`, `seed`, `metrics`) and `num_stuck`.
+      `standard_deviation` (of the sample, with n - 1; None for a single trial), `best` (`trial`,
+      `seed`, `metrics`) and `num_stuck`.
     """
     columns = {
         name: np.array(
