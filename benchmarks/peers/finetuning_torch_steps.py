@@ -21,7 +21,7 @@ def build(task):
     with open(task["rows"]) as f:
         description = json.load(f)
     description |= task["config"]
-    description["bfloat16"] = task["dtype"] == "bfloat16"
+    description |= {"bfloat16": task["dtype"] == "bfloat16", "device": "cpu"}
     tokenizer = AutoTokenizer.from_pretrained(task["encoder"])
     model = create_model({**description, "encoder": task["encoder"]})
     rows = encode(tokenizer, description, description["train"])
