@@ -124,8 +124,9 @@ def prepare(values):
         if not (data / source).exists():
             raise UserError(f"--data={data}: there is no {source} in it, which {name} needs")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in OWN_TASKS.items():
-        (folder / f"{name}.yaml").write_text(text)
+    for name in values.tasks:
+        if name in OWN_TASKS:
+            (folder / f"{name}.yaml").write_text(OWN_TASKS[name])
     if "sst2" in values.tasks:
         _cut_sst2(data / "glue" / "SST-2", folder / "SST-2")
     if "cmrc" in values.tasks:
