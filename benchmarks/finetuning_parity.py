@@ -155,10 +155,12 @@ def settings_of(values, name):
 
     settings = {**SETTINGS, **TASKS[name][2]}
     for key, value in parse_overrides(values.override).items():
-        try:  # YAML takes 1e-4 for a string.
-            settings[key] = type(settings.get(key, value))(value)
-        except ValueError:
-            raise UserError(f"--override={key}={value}: not a number") from None
+        if isinstance(value, str) and isinstance(settings.get(key), float):
+            try:  # YAML takes 1e-4 for a string.
+                value = float(value)
+            except ValueError:
+                raise UserError(f"--override={key}={value}: not a number") from None
+        settings[key] = value
     return settings
 
 
@@ -204,9 +206,15 @@ def train_ours(values, name, encoder, folder, settings):
     ]
     if values.xla is not None:
         command.append("--xla" if values.xla else "--noxla")
-    with open(folder / "ours.log", "a") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log, env=FULL_FLOAT32)
+    _run_logged(command, folder / "ours.log")
     return json.loads((folder / "ours" / "results.json").read_text())
+
+
+def _run_logged(command, log_file):
+    with open(log_file, "a") as log:
+        status = subprocess.run(command, stdout=log, stderr=log, env=FULL_FLOAT32).returncode
+    if status:
+        raise UserError(f"{command[1]} failed with exit code {status}; {log_file} says why")
 
 
 def read_task(values, name):
@@ -283,14 +291,10 @@ def train_peer(values, name, data, device):
         source, target = folder / f"{stem}.in.json", folder / f"{stem}.json"
         if not target.exists():
             source.write_text(text)
-            with open(folder / "peer.log", "a") as log:
-                subprocess.run(
-                    [python, ROOT / "benchmarks/peers/finetune_torch.py", source, f"{target}.tmp"],
-                    check=True,
-                    stdout=log,
-                    stderr=log,
-                    env=FULL_FLOAT32,
-                )
+            _run_logged(
+                [python, ROOT / "benchmarks/peers/finetune_torch.py", source, f"{target}.tmp"],
+                folder / "peer.log",
+            )
             pathlib.Path(f"{target}.tmp").rename(target)
             source.unlink()
         results.append(best_epoch(data.task, dev, json.loads(target.read_text()), seed))
