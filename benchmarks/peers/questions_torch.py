@@ -74,10 +74,11 @@ def answers(examples, rows, starts, ends):
     for row, start, end in zip(rows, starts, ends):
         number, context = row["number"], examples[row["number"]]["inputs"][1]
         nothing[number] = min(nothing[number], float(start[0] + end[0]))
+        offsets = row["offsets"]
+        start, end = start[: len(offsets)], end[: len(offsets)]  # Without the padding.
         for first in start.topk(min(N_BEST, len(start))).indices.tolist():
             for last in end.topk(min(N_BEST, len(end))).indices.tolist():
-                offsets = row["offsets"]
-                if last >= len(offsets) or not offsets[first] or not offsets[last]:
+                if not offsets[first] or not offsets[last]:
                     continue
                 score = float(start[first] + end[last])
                 if 0 <= last - first < MOST_PIECES and score > best[number][0]:
