@@ -411,6 +411,7 @@ class FinetuningConfig:
     attention_probs_dropout_prob: Probability | None = None
     head: Literal["dense", "two_layers", "joint", "start_end", "summary"] | None = None
     classifier_dropout: Probability = 0.1
+    bias_correction: bool = False
     clip_norm: Annotated[float, Gt(0)] = 1.0
     task_sampling_power: Annotated[float, Ge(0)] = 0.75
     seed: Seed = 42
@@ -433,6 +434,10 @@ class FinetuningConfig:
             raise UserError(
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
                 f"train_batch_size={self.train_batch_size}; choose a number that does"
+            )
+        if self.bias_correction and self.fidelity == "google2020":
+            raise UserError(
+                "bias_correction=true: fidelity=google2020 is the original, which has none"
             )
 
     def resolved(self, encoder_config, kind):

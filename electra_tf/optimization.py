@@ -1,6 +1,7 @@
 """The original's optimizer and schedule (google-research/electra `model/optimization.py`)."""
 
 import itertools
+import math
 
 import keras
 import tensorflow as tf
@@ -53,14 +54,15 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def adam_weight_decay(*tensors, weight_decay_rates, multipliers, beta_1, beta_2, epsilon):
-    """A step of Adam without bias correction and with decoupled weight decay (SEMANTICS 12).
+    """A step of Adam with decoupled weight decay (SEMANTICS 12).
 
     Plain operations, since TensorFlow's fused Adam kernel computes 1 - beta_2 in float32, which is
     off by 1.3e-5: more than what separates five steps of ours from the original's.
 
     Args:
-      *tensors: float32; N variables, their N first and N second moments, their N gradients, the
-        learning rate and what the gradients are to be multiplied by, scalars.
+      *tensors: float32; N variables, their N first and N second moments, their N gradients; then
+        scalars: the learning rate, what the gradients are to be multiplied by, and what the first and
+        the second moments are divided by where they are used (`AdamWeightDecay.bias_corrections`).
       weight_decay_rates, multipliers: tuples of N floats; the latter are of the learning rate.
       beta_1, beta_2, epsilon: float.
 
@@ -68,7 +70,7 @@ def adam_weight_decay(*tensors, weight_decay_rates, multipliers, beta_1, beta_2,
       list of the next N variables, N first and N second moments; the same as before for a variable
       with a gradient that is not finite.
     """
-    *tensors, learning_rate, gradient_scale = tensors
+    *tensors, learning_rate, gradient_scale, m_correction, v_correction = tensors
     size = len(weight_decay_rates)
     lists = [tensors[i : i + size] for i in range(0, 4 * size, size)]
     updated = []
@@ -78,7 +80,8 @@ def adam_weight_decay(*tensors, weight_decay_rates, multipliers, beta_1, beta_2,
         gradient *= gradient_scale
         next_m = beta_1 * m + (1.0 - beta_1) * gradient
         next_v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
-        update = next_m / (tf.sqrt(next_v) + epsilon) + weight_decay_rate * variable
+        update = next_m / m_correction / (tf.sqrt(next_v / v_correction) + epsilon)
+        update += weight_decay_rate * variable
         rate = tf.cast(learning_rate, variable.dtype) * multiplier
         next_variable = variable - rate * update
         is_finite = tf.math.is_finite(gradient)
@@ -92,7 +95,7 @@ def adam_weight_decay(*tensors, weight_decay_rates, multipliers, beta_1, beta_2,
 
 
 class AdamWeightDecay(keras.optimizers.Optimizer):
-    """Adam without bias correction and with decoupled weight decay (SEMANTICS 12).
+    """Adam with decoupled weight decay, without bias correction unless it is asked for (SEMANTICS 12).
 
     ```python
     optimizer = AdamWeightDecay(LinearWarmupDecay(5e-4, 1000, 100), weight_decay_rate=0.01)
@@ -110,6 +113,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         beta_2=0.999,
         epsilon=1e-6,
         multipliers=None,
+        bias_correction=False,
         name="adam_weight_decay",
     ):
         """Makes the optimizer.
@@ -119,11 +123,14 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
           weight_decay_rate, beta_1, beta_2, epsilon: float.
           multipliers: list of floats, of the learning rate of each variable in the order of `build`
             (`layerwise_multipliers`); None for 1.
+          bias_correction: whether the moments are divided by what they lack in the first steps (Kingma
+            and Ba, 2015, section 3); the original does without.
         """
         super().__init__(learning_rate=learning_rate, name=name)
         self.weight_decay_rate = weight_decay_rate
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.multipliers = multipliers
+        self.bias_correction = bias_correction
         self._gradient_scale = 1.0
 
     def build(self, variables):
@@ -151,6 +158,14 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self.apply(gradients, variables)
         self._gradient_scale = 1.0
 
+    def bias_corrections(self):
+        """What the first and the second moments of the step to come are divided by, float32 scalars."""
+        if not self.bias_correction:
+            return tf.constant(1.0), tf.constant(1.0)
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        # 1 - beta ** step, of which float32 would leave four digits in the first steps.
+        return tuple(-tf.math.expm1(step * math.log(beta)) for beta in (self.beta_1, self.beta_2))
+
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """Keras's hook for all variables at once.
 
@@ -167,8 +182,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         rates = [self.weight_decay_rate if self._decays[index] else 0.0 for index in indices]
         multipliers = [self.multipliers[index] for index in indices]
         layers = [variable.path.split("/")[:2] for variable in trainable_variables]
+        scalars = [learning_rate, self._gradient_scale, *self.bias_corrections()]
 
-        def update_all(distribution, gradients, learning_rate, gradient_scale):
+        def update_all(distribution, gradients, *scalars):
             for _, group in itertools.groupby(range(len(layers)), lambda i: layers[i]):
                 first, *_ = group = list(group)
                 chosen = slice(first, first + len(group))
@@ -178,8 +194,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                     args=(
                         [column[chosen] for column in columns],
                         gradients[chosen],
-                        learning_rate,
-                        gradient_scale,
+                        scalars,
                         rates[chosen],
                         multipliers[chosen],
                     ),
@@ -190,21 +205,17 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             update_all,
             self._distribution_strategy,
             grads,
-            learning_rate,
-            self._gradient_scale,
+            *scalars,
         )
 
-    def _update_layer(
-        self, _, states, gradients, learning_rate, gradient_scale, weight_decay_rates, multipliers
-    ):
+    def _update_layer(self, _, states, gradients, scalars, weight_decay_rates, multipliers):
         """One step of some variables, on one device; `states` are they, their m and their v."""
         states = [variable for column in states for variable in column]
         values = islands.compiled(
             adam_weight_decay,
             *states,
             *gradients,
-            learning_rate,
-            gradient_scale,
+            *scalars,
             weight_decay_rates=tuple(weight_decay_rates),
             multipliers=tuple(multipliers),
             beta_1=self.beta_1,
@@ -222,6 +233,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
             "multipliers": self.multipliers,
+            "bias_correction": self.bias_correction,
         }
 
 
@@ -360,7 +372,12 @@ def create_finetuning_optimizer(config, networks, num_train_steps):
     first, *others = networks
     multipliers = layerwise_multipliers(first, config.layerwise_lr_decay, config.fidelity)
     multipliers += [1.0 for other in others for _ in other.head.trainable_variables]
-    return AdamWeightDecay(schedule, config.weight_decay_rate, multipliers=multipliers)
+    return AdamWeightDecay(
+        schedule,
+        config.weight_decay_rate,
+        multipliers=multipliers,
+        bias_correction=config.bias_correction,
+    )
 
 
 def create_optimizer(config):

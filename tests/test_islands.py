@@ -45,7 +45,7 @@ CASES = {
     "adam_weight_decay": (
         adam_weight_decay,
         [normal(7, 3), normal(7, 3) / 3, tf.square(normal(7, 3)), normal(7, 3), tf.constant(0.1),
-         tf.constant(0.3)],
+         tf.constant(0.3), tf.constant(0.1), tf.constant(0.001)],
         {"weight_decay_rates": (0.01,), "multipliers": (0.8,), "beta_1": 0.9, "beta_2": 0.999,
          "epsilon": 1e-6},
     ),

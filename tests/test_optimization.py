@@ -29,6 +29,19 @@ def test_two_steps_by_hand():
     assert int(optimizer.iterations.value) == 2
 
 
+def test_two_corrected_steps_by_hand():
+    kernel = keras.Variable([2.0], name="kernel")
+    optimizer = AdamWeightDecay(0.1, weight_decay_rate=0.01, bias_correction=True)
+    expected, m, v = 2.0, 0.0, 0.0
+    for step, gradient in ((1, 3.0), (2, -1.0)):
+        optimizer.apply([tf.constant([gradient])], [kernel])
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        # Algorithm 1 of Kingma and Ba, 2015, and the decoupled decay.
+        update = (m / (1 - 0.9**step)) / (math.sqrt(v / (1 - 0.999**step)) + 1e-6)
+        expected -= 0.1 * (update + 0.01 * expected)
+    np.testing.assert_allclose(kernel.numpy(), [expected], rtol=1e-6)
+
+
 def test_the_peak_lies_below_the_nominal_rate():
     schedule = LinearWarmupDecay(1.0, num_train_steps=1000, num_warmup_steps=100)
     rates = [float(schedule(step)) for step in range(1001)]
