@@ -25,7 +25,7 @@ SETTINGS = {
     "train_batch_size": 32,
     "max_seq_length": 128,
     "layerwise_lr_decay": 0.9,
-    "mixed_precision": "bfloat16",
+    "mixed_precision": "float32",
     "learning_rate": 5e-4,
 }
 
