@@ -106,6 +106,11 @@ def define_xla_flag(values):
     flags.DEFINE_bool("xla", None, "--xla or --noxla of finetune.py.", flag_values=values)
 
 
+def xla_flag(values):
+    """What of --xla and --noxla was given, a list."""
+    return [] if values.xla is None else [f"--{'' if values.xla else 'no'}xla"]
+
+
 def row_name(values, name):
     """By which the figures of a task stand in --results."""
     return " ".join([name, *values.override])
@@ -208,9 +213,8 @@ def train_ours(values, name, encoder, folder, settings):
         f"--num_trials={values.num_trials}",
         "--seed=1",
         *(f"--override={key}={value}" for key, value in settings.items()),
+        *xla_flag(values),
     ]
-    if values.xla is not None:
-        command.append("--xla" if values.xla else "--noxla")
     _run_logged(command, folder / "ours.log")
     return json.loads((folder / "ours" / "results.json").read_text())
 
@@ -368,7 +372,7 @@ def compare(values, name, known):
         "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA --output_dir=RUNS "
         f"--tasks={name} --num_trials={values.num_trials}"
         f"{''.join(f' --override={override}' for override in values.override)}"
-        f"{'' if 'transformers' in row else ' --nopeer'}"
+        f"{'' if 'transformers' in row else ' --nopeer'}{' '.join(['', *xla_flag(values)])}"
     )
     return row
 

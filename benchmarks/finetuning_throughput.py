@@ -40,6 +40,12 @@ def define_flags(values):
     )
     flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("steps", 5, "Steps of a turn.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "warmup_steps",
+        50,
+        "Steps before the turns where the length varies: each length is compiled at its first batch.",
+        flag_values=values,
+    )
     flags.DEFINE_string("envs", str(ROOT / ".bench-envs"), "Environments.", flag_values=values)
     flags.DEFINE_string(
         "output_dir", "runs/finetuning_throughput", "Folder of logs.", flag_values=values
@@ -104,9 +110,9 @@ def measure(values, dtype, is_padded, rows):
         log = os.path.join(values.output_dir, f"{name.replace(' ', '-')}-{dtype}-{is_padded}.log")
         python = sys.executable if name == OURS else find_python(name, values.envs)
         workers.append(start(name, script, python, told, log))
-    if not is_padded:  # Each length is compiled at its first batch.
+    if not is_padded:
         for worker in workers:
-            worker.run(steps=50)
+            worker.run(steps=values.warmup_steps)
             worker.answers.pop()
     take_turns(workers, values)
     return [
