@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 from continued_pretraining import run
-from finetuning_parity import prepare, train_ours
+from finetuning_parity import define_xla_flag, prepare, train_ours
 
 from electra_tf import commands
 from electra_tf.configs import load_pretraining_config
@@ -61,6 +61,7 @@ def define_flags(values):
         "num_train_steps", None, "Steps of ELECTRA's own (default: the file's).", flag_values=values
     )
     flags.DEFINE_string("results", None, "JSON file of all figures.", flag_values=values)
+    define_xla_flag(values)
 
 
 def configure(overrides, num_train_steps):
