@@ -1,6 +1,7 @@
 """Fine-tuning from files to models: trials, statistics, going on, predictions, other encoders."""
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -519,6 +520,20 @@ def test_batches():
     assert resumed == whole[4:]
     halves = [b["index"].numpy().tolist() for b in batches.training(5, 0, 6, 2, range(2))]
     assert [halves[i] + halves[i + 1] for i in range(0, 12, 2)] == whole
+
+
+def test_other_rows_meet_in_the_next_epoch():
+    """In a small data set, too, whose epoch would fit into one sorted pool."""
+    lengths = np.random.default_rng(0).integers(1, 500, 320)
+    batches = FeatureBatches(features_of_lengths(lengths), 8, 512, [64, 128, 256])
+    rows = [b["index"].numpy() for b in batches.training(5, 0, 2 * batches.steps_per_epoch)]
+    epochs = rows[: batches.steps_per_epoch], rows[batches.steps_per_epoch :]
+    first, second = (
+        {pair for batch in epoch for pair in itertools.combinations(sorted(batch), 2)}
+        for epoch in epochs
+    )
+    # Of one pool 91 in 100 meet again, of random batches 2.
+    assert len(first & second) / len(second) < 0.3
 
 
 def test_the_summary_of_trials():

@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from electra_tf.records import epoch_order
 
-# Batches whose rows are sorted by length: enough to save padding, few enough to be random.
-_POOL = 50
+# Batches whose rows are sorted by length together: many save padding, few are random. Were an epoch a
+# single pool, the same rows would meet in every epoch.
+_BATCHES_A_POOL, _POOLS_AN_EPOCH = 50, 4
 
 
 class FeatureBatches:
@@ -60,7 +61,9 @@ class FeatureBatches:
         """The batches of one epoch, lists of row numbers."""
         size, order = self._batch_size, epoch_order(self.num_rows, seed, epoch)
         if len(self._buckets) > 1:
-            pools = [order[i : i + _POOL * size] for i in range(0, self.num_rows, _POOL * size)]
+            batches_a_pool = min(_BATCHES_A_POOL, max(1, self.steps_per_epoch // _POOLS_AN_EPOCH))
+            rows = batches_a_pool * size
+            pools = [order[i : i + rows] for i in range(0, self.num_rows, rows)]
             order = np.concatenate(
                 [pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools]
             )
