@@ -9,12 +9,13 @@ finetune.py and by benchmarks/peers/finetune_torch.py (environment: benchmarks/m
 rate, epochs, batch, warm-up, layer-wise decay and dropout that stand below; both keep the epoch that
 is best on the dev set, and one code computes the metrics of both. Started again, it goes on where it
 stopped; what --results has already, with the same settings, is not trained again. With --override the
-figures stand in --results beside those without. Prints medians, means and deviations, and whether ours is worse by more than one deviation. Both sides take
+figures stand in --results beside those without. Prints medians, means and deviations, and whether ours is worse by more than transformers' deviation. Both sides take
 a GPU where there is one; float32 is then float32 (no TF32).
 """
 
 import gzip
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -28,6 +29,9 @@ from electra_tf import commands
 from electra_tf.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PEER_SCRIPTS = [
+    ROOT / "benchmarks" / "peers" / name for name in ("finetune_torch.py", "questions_torch.py")
+]
 
 # With the head that both have.
 QUESTIONS = {"learning_rate": 1e-4, "max_seq_length": 384, "head": "start_end"}
@@ -62,6 +66,8 @@ SETTINGS = {
     "clip_norm": 1.0,
     "mixed_precision": "float32",
 }
+# PyTorch's Adam always has bias correction, and that side pads to the longest row.
+OURS_ALONE = ("bias_correction", "length_buckets")
 NUM_SST2_ROWS = 8000
 WIKIGOLD = """name: wikigold
 kind: tagging
@@ -91,9 +97,14 @@ def define_flags(values):
     flags.DEFINE_string("output_dir", None, "Folder of runs.", flag_values=values)
     flags.mark_flags_as_required(["encoder", "data", "output_dir"], flag_values=values)
     flags.DEFINE_list("tasks", list(TASKS), "Which ones.", flag_values=values)
-    flags.DEFINE_integer("num_trials", 3, "Seeds of each, from 1 on.", flag_values=values)
+    flags.DEFINE_integer(
+        "num_trials", 3, "Seeds of each, from 1 on.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_multi_string(
-        "override", [], "key=value of the settings, for both; repeatable.", flag_values=values
+        "override",
+        [],
+        f"key=value of the settings, for both ({', '.join(OURS_ALONE)} for ours alone); repeatable.",
+        flag_values=values,
     )
     flags.DEFINE_bool("peer", True, "Train by transformers, too.", flag_values=values)
     define_xla_flag(values)
@@ -125,7 +136,11 @@ def device_name():
 
 
 def prepare(values):
-    """Writes what --tasks need beside the data: fewer rows of SST-2, a split of CMRC, YAML files."""
+    """Writes what --tasks need beside the data: fewer rows of SST-2, a split of CMRC, YAML files.
+
+    Raises:
+      UserError: an unknown task, or its data are not there.
+    """
     folder, data = pathlib.Path(values.output_dir), pathlib.Path(values.data)
     for name in values.tasks:
         if name not in TASKS:
@@ -164,19 +179,26 @@ def settings_of(values, name):
     from electra_tf.configs import parse_overrides
 
     settings = {**SETTINGS, **TASKS[name][2]}
+    known = (*SETTINGS, *OURS_ALONE)
     for key, value in parse_overrides(values.override).items():
+        if key not in known:
+            raise UserError(f"--override={key}={value}: choose of {', '.join(known)}")
         if isinstance(value, str) and isinstance(settings.get(key), float):
             try:  # YAML takes 1e-4 for a string.
                 value = float(value)
             except ValueError:
                 raise UserError(f"--override={key}={value}: not a number") from None
         settings[key] = value
+    if settings["mixed_precision"] == "float16":
+        raise UserError("--override=mixed_precision=float16: transformers' side scales no loss")
     return settings
 
 
 def encoder_sha256(values):
     """Of the encoder's weights."""
     weights = pathlib.Path(values.encoder) / "model.safetensors"
+    if not weights.exists():
+        raise UserError(f"--encoder={values.encoder}: there is no {weights.name} in it")
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
@@ -266,9 +288,8 @@ def peer_jobs(values, name, data, device):
     """
     task, settings = data.task, settings_of(values, name)
     [(_, dev)] = data.dev.items()
-    settings.pop("bias_correction", None)  # PyTorch's Adam always has it.
     description = {
-        **settings,
+        **{key: value for key, value in settings.items() if key not in OURS_ALONE},
         "bfloat16": settings["mixed_precision"] == "bfloat16",
         "device": device,
         "encoder": str(pathlib.Path(values.encoder).resolve()),
@@ -280,34 +301,52 @@ def peer_jobs(values, name, data, device):
         "train": rows_for_peer(task, task.training_examples(data.train)),
         "dev": rows_for_peer(task, dev),
     }
+    scripts = b"".join(script.read_bytes() for script in PEER_SCRIPTS)
     jobs = {}
     for seed in range(1, values.num_trials + 1):
         text = json.dumps({**description, "seed": seed})
-        # Of other settings, another encoder or other data it is another file.
-        jobs[seed] = f"peer-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}", text
+        # Of other settings, another encoder, other data or other code it is another file.
+        digest = hashlib.sha256(text.encode() + scripts).hexdigest()
+        jobs[seed] = f"peer-{seed}-{digest[:8]}", text
     return jobs
 
 
+def peer_python(values):
+    """The interpreter of transformers' side.
+
+    Raises:
+      UserError: its environment is not there.
+    """
+    python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
+    if not python.exists():
+        raise UserError(f"no {python}; run bash benchmarks/make_envs.sh, or give --nopeer")
+    return python
+
+
 def train_peer(values, name, data, folder, device):
-    """Runs transformers with each seed, in `folder`; returns the metrics of its best epochs, a list.
+    """Runs transformers with each seed, in `folder`.
 
     The other arguments are those of `peer_jobs`.
+
+    Returns:
+      `(trials, versions)`: the metrics of the best epochs, list of dicts, and the packages' versions.
     """
     [(_, dev)] = data.dev.items()
-    python = pathlib.Path(values.envs) / "transformers-torch" / "bin" / "python"
+    python = peer_python(values)
     results = []
     for seed, (stem, text) in peer_jobs(values, name, data, device).items():
         source, target = folder / f"{stem}.in.json", folder / f"{stem}.json"
         if not target.exists():
             source.write_text(text)
             _run_logged(
-                [python, ROOT / "benchmarks/peers/finetune_torch.py", source, f"{target}.tmp"],
+                [python, PEER_SCRIPTS[0], source, f"{target}.tmp"],
                 folder / "peer.log",
             )
             pathlib.Path(f"{target}.tmp").rename(target)
             source.unlink()
-        results.append(best_epoch(data.task, dev, json.loads(target.read_text()), seed))
-    return results
+        written = json.loads(target.read_text())
+        results.append(best_epoch(data.task, dev, written, seed))
+    return results, written["versions"]
 
 
 def best_epoch(task, dev, written, seed):
@@ -339,6 +378,7 @@ def best_epoch(task, dev, written, seed):
         "seed": seed,
         "metrics": best,
         "is_stuck": False,
+        "num_train_steps": written["num_train_steps"],
         "seconds": round(written["seconds"], 1),
     }
 
@@ -358,23 +398,43 @@ def compare(values, name, known):
     row = {"settings": settings, "encoder_sha256": encoder_sha256(values)}
     if all(known.get(key) == value for key, value in row.items()):
         row = known
-    if not _has_trials(row, "electra_tf", values):
+    trains = {
+        side: not _has_trials(row, side, values)
+        for side in ("electra_tf", *(["transformers"] if values.peer else []))
+    }
+    if trains["electra_tf"]:
         results = train_ours(values, name, values.encoder, folder, settings)
-        row["electra_tf"] = {"device": device, **results}
+        row["electra_tf"] = {"device": device, "versions": own_versions(), **results}
     row["metric"] = row["electra_tf"]["metric"]
-    if values.peer and not _has_trials(row, "transformers", values):
+    if trains.get("transformers"):
         folder.mkdir(parents=True, exist_ok=True)
         torch_device = "cpu" if device == "CPU" else "cuda"
-        trials = train_peer(values, name, read_task(values, name), folder, torch_device)
+        trials, versions = train_peer(values, name, read_task(values, name), folder, torch_device)
         summary = statistics.summarize(row["metric"], trials)
-        row["transformers"] = {"device": device, **summary, "trials": trials}
-    row["command"] = (
-        "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA --output_dir=RUNS "
-        f"--tasks={name} --num_trials={values.num_trials}"
-        f"{''.join(f' --override={override}' for override in values.override)}"
-        f"{'' if 'transformers' in row else ' --nopeer'}{' '.join(['', *xla_flag(values)])}"
-    )
+        row["transformers"] = {"device": device, "versions": versions, **summary, "trials": trials}
+    if any(trains.values()):
+        row["command"] = command_of(values, name, "transformers" in row)
     return row
+
+
+def own_versions():
+    """Of the packages on our side."""
+    return {
+        name: importlib.metadata.version(name) for name in ("electra_tf", "keras", "tensorflow")
+    }
+
+
+def command_of(values, name, has_peer):
+    """The command that makes a row of --results, with words for this machine's paths."""
+    return " ".join(
+        [
+            "python benchmarks/finetuning_parity.py --encoder=MINILM --data=DATA --output_dir=RUNS",
+            f"--tasks={name} --num_trials={values.num_trials}",
+            *(f"--override={override}" for override in values.override),
+            *([] if has_peer else ["--nopeer"]),
+            *xla_flag(values),
+        ]
+    )
 
 
 def _has_trials(row, side, values):
@@ -394,7 +454,7 @@ def print_table(rows):
     from rich.table import Table
 
     table = Table(title="Dev metrics: median (mean ± deviation)")
-    for column in ("task", "metric", "electra_tf", "transformers", "no worse by one deviation"):
+    for column in ("task", "metric", "electra_tf", "transformers", "no worse by its deviation"):
         table.add_column(column)
     for name, row in rows.items():
         metric, cells = row["metric"], []
@@ -407,7 +467,7 @@ def print_table(rows):
         verdict = ""
         if "transformers" in row:
             theirs, ours = row["transformers"], row["electra_tf"]
-            deviation = max(x["standard_deviation"][metric] or 0.0 for x in (theirs, ours))
+            deviation = theirs["standard_deviation"][metric] or 0.0
             verdict = "yes" if ours["mean"][metric] >= theirs["mean"][metric] - deviation else "NO"
         table.add_row(name, metric, *cells, *[""] * (2 - len(cells)), verdict)
     Console(width=120).print(table)
@@ -418,6 +478,8 @@ def _run(values):
     from electra_tf import files
 
     prepare(values)
+    if values.peer:
+        peer_python(values)
     rows = {}
     for name in values.tasks:
         # Read anew: runs of other tasks may write to the same file meanwhile.

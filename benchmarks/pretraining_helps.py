@@ -6,8 +6,7 @@
       --output_dir=runs/helps --results=docs/results/pretraining.json
 
 Each encoder below RUN/encoders, and one of the same sizes with random weights (step 0), is
-fine-tuned on each task with several seeds; started again, it goes on where it stopped. Tasks that
---results has already, and --tasks does not name, stay there. Prints a table and draws dev scores over
+fine-tuned on each task with several seeds; started again, it goes on where it stopped. Prints a table and draws dev scores over
 steps to OUTPUT_DIR/pretraining.png.
 """
 
@@ -15,7 +14,7 @@ import pathlib
 import sys
 
 from absl import flags
-from finetuning_parity import define_xla_flag, prepare, read_results, train_ours
+from finetuning_parity import define_xla_flag, prepare, train_ours, xla_flag
 
 from electra_tf import commands
 from electra_tf.errors import UserError
@@ -28,6 +27,8 @@ SETTINGS = {
     "mixed_precision": "float32",
     "learning_rate": 5e-4,
 }
+# Of a task alone.
+TASK_SETTINGS = {"mrpc": {"both_orders": False}}  # A pair once: half the time.
 
 
 def define_flags(values):
@@ -61,9 +62,15 @@ def find_encoders(values):
     }
     if not found:
         raise UserError(f"--run={values.run}: no encoders/step-N in it; see encoder_export_steps")
-    random = pathlib.Path(values.output_dir) / "random"
+    first, random = next(iter(found.values())), pathlib.Path(values.output_dir) / "random"
     if not (random / "vocab.txt").exists():
-        make_random_encoder(next(iter(found.values())), random)
+        make_random_encoder(first, random)
+    for name in ("config.json", "vocab.txt"):
+        if (random / name).read_bytes() != (first / name).read_bytes():
+            raise UserError(
+                f"--output_dir={values.output_dir}: {random} was made for encoders with another "
+                f"{name}; choose another folder"
+            )
     return {0: random, **dict(sorted(found.items()))}
 
 
@@ -106,7 +113,7 @@ def _run(values):
     from electra_tf import files
 
     prepare(values)
-    encoders, rows = find_encoders(values), read_results(values.results)
+    encoders, rows = find_encoders(values), {}
     for name in values.tasks:
         rows[name] = {
             # As JSON has them.
@@ -115,7 +122,7 @@ def _run(values):
                 name,
                 encoder,
                 pathlib.Path(values.output_dir) / f"step-{step}" / name,
-                SETTINGS,
+                {**SETTINGS, **TASK_SETTINGS.get(name, {})},
             )
             for step, encoder in encoders.items()
         }
@@ -125,8 +132,10 @@ def _run(values):
         command = (
             "python benchmarks/pretraining_helps.py --run=RUN --data=DATA --output_dir=RUNS "
             f"--tasks={','.join(rows)} --num_trials={values.num_trials}"
+            f"{' '.join(['', *xla_flag(values)])}"
         )
-        files.write_json(values.results, {"command": command, "settings": SETTINGS, "tasks": rows})
+        settings = {"settings": SETTINGS, "task_settings": TASK_SETTINGS}
+        files.write_json(values.results, {"command": command, **settings, "tasks": rows})
 
 
 def main(argv=None):

@@ -13,6 +13,7 @@ import time
 
 import questions_torch
 import torch
+import transformers
 from torch.nn.utils import clip_grad_norm_
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -130,9 +131,9 @@ def predict(model, rows, task, pad_id):
 def create_model(task):
     """The encoder with a new head."""
     if task["kind"] == "qa":
-        return AutoModelForQuestionAnswering.from_pretrained(task["encoder"])
+        return AutoModelForQuestionAnswering.from_pretrained(task["encoder"], dtype=torch.float32)
     auto = AutoModelForSequenceClassification
-    options = {"num_labels": task["num_labels"]}
+    options = {"num_labels": task["num_labels"], "dtype": torch.float32}
     if task["kind"] == "tagging":
         auto = AutoModelForTokenClassification
     if task["kind"] == "regression":
@@ -187,7 +188,12 @@ def train(task):
         seconds += time.perf_counter() - start
         epochs.append(predict(model, rows["dev"], task, tokenizer.pad_token_id))
         print(f"epoch {len(epochs)}: loss {loss.item():.3f}", flush=True)
-    return {"epochs": epochs, "seconds": seconds, "num_train_steps": num_steps}
+    return {
+        "epochs": epochs,
+        "seconds": seconds,
+        "num_train_steps": num_steps,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
 
 
 if __name__ == "__main__":

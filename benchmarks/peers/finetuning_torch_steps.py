@@ -25,6 +25,8 @@ def build(task):
     tokenizer = AutoTokenizer.from_pretrained(task["encoder"])
     model = create_model({**description, "encoder": task["encoder"]})
     rows = encode(tokenizer, description, description["train"])
+    if len(rows) < task["batch_size"]:
+        raise SystemExit(f"{len(rows)} rows make no batch of {task['batch_size']}")
     optimizer, schedule = create_optimizer(model, description, num_steps=100_000)
     # The same shapes as ours: all of max_seq_length, or of the longest row.
     length = None if task["dynamic"] else description["max_seq_length"]
@@ -32,7 +34,7 @@ def build(task):
     def batches():
         while True:
             order = torch.randperm(len(rows)).tolist()
-            for first in range(0, len(order) - task["batch_size"], task["batch_size"]):
+            for first in range(0, len(order) - task["batch_size"] + 1, task["batch_size"]):
                 chosen = [rows[i] for i in order[first : first + task["batch_size"]]]
                 yield batch_of(chosen, tokenizer.pad_token_id, description["kind"], length)
 

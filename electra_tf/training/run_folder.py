@@ -43,7 +43,13 @@ class RunFolder:
         values = dataclasses.asdict(config)
         before = self._read_config()
         if before is not None:
-            self._refuse_others(before, values, run_keys, CONFIG_FILE)
+            # A folder from before a key was there has done what the key's default does.
+            defaults = {
+                field.name: field.default
+                for field in dataclasses.fields(config)
+                if field.default not in (None, dataclasses.MISSING)
+            }
+            self._refuse_others({**defaults, **before}, values, run_keys, CONFIG_FILE)
             self._refuse_others(read_data(path), data, (), DATA_FILE)
         if is_writer:
             self._remove_leftovers()
