@@ -18,6 +18,8 @@ CountOrZero = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Lt(2**31)]
 Probability = Annotated[float, Ge(0), Lt(1)]
 
+_LONGEST_LOOP = 100  # Steps after which a run of any length looks up.
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
@@ -317,7 +319,8 @@ class PretrainingConfig:
     @property
     def max_predictions_per_seq(self):
         """Most positions hidden in one example (`configure_pretraining.py`)."""
-        return max(1, int((self.mask_prob + 0.005) * self.max_seq_length))
+        number = int((self.mask_prob + 0.005) * self.max_seq_length)
+        return min(max(1, number), self.max_seq_length)
 
     @property
     def generator_loss(self):
@@ -346,8 +349,8 @@ class PretrainingConfig:
 
     @property
     def metrics_steps(self):
-        """Steps between two training lines of `metrics.jsonl`: `steps_per_loop`, or about 1000 lines a run."""
-        return self.steps_per_loop or max(1, self.num_train_steps // 1000)
+        """Steps between two training lines of `metrics.jsonl`, at whose end a run can be stopped."""
+        return self.steps_per_loop or min(_LONGEST_LOOP, max(1, self.num_train_steps // 1000))
 
     def discriminator_config(self):
         """The discriminator's `EncoderConfig`, or `ConvolutionalRecurrentConfig` of the level of tokens."""

@@ -229,7 +229,7 @@ def _json_texts(path, lines, field):
             continue
         try:
             text = json.loads(line)[field]
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # Also numbers of 5,000 digits.
             raise UserError(f"{path}:{number}: not a JSON object ({error})") from None
         except (KeyError, TypeError, IndexError):
             raise UserError(
@@ -458,9 +458,12 @@ def _map_in_order(make_records_args, chunks, num_workers):
         for chunk in chunks:
             yield chunk, make(chunk)
         return
-    with concurrent.futures.ProcessPoolExecutor(
-        num_workers, worker_pool.prepare(), _start_worker, make_records_args
-    ) as pool:
+    with (
+        worker_pool.ending_at_sigterm(),
+        concurrent.futures.ProcessPoolExecutor(
+            num_workers, worker_pool.prepare(), _start_worker, make_records_args
+        ) as pool,
+    ):
         pending = deque()
         try:
             for chunk in chunks:
@@ -470,6 +473,11 @@ def _map_in_order(make_records_args, chunks, num_workers):
                     yield chunk, future.result()
             for chunk, future in pending:
                 yield chunk, future.result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError(
+                "a process that builds records has died, for want of memory perhaps; lower "
+                f"--num_workers (now {num_workers})"
+            ) from None
         finally:
             for _, future in pending:
                 future.cancel()

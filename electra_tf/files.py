@@ -16,6 +16,7 @@ WRITE_ERRORS = (OSError, tf.errors.OpError)
 _NO_ROOM = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.EFBIG: ("no file may grow so large", "raise the limit (ulimit -f)"),
 }
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from google.protobuf import message
 from tensorflow.python.lib.io import tf_record  # Random access has no public name.
 
 from electra_tf import files
@@ -215,8 +216,16 @@ def check_records(shards, flag, config, tokenizer):
     Raises:
       UserError: another length, vocabulary or casing, or no pre-training examples at all.
     """
-    path = next(shard.path for shard in shards if len(shard.offsets))
-    dataset = read_dataset_file([path]) or {}
+    first_of_folder = {}
+    for shard in shards:
+        if len(shard.offsets):
+            first_of_folder.setdefault(_index_path(shard.path), shard)
+    for shard in first_of_folder.values():
+        _check_shard(shard, flag, config, tokenizer)
+
+
+def _check_shard(shard, flag, config, tokenizer):
+    path, dataset = shard.path, read_dataset_file([shard.path]) or {}
     for key, value, remedy in (
         (
             "max_seq_length",
@@ -244,7 +253,10 @@ def check_records(shards, flag, config, tokenizer):
                 f"{flag}: {path}: the records have {key} {dataset[key]}, this run {value}; {remedy}"
             )
     # Foreign records come without a dataset.json: the first one tells.
-    features = tf.train.Example.FromString(_first_record(path)).features.feature
+    try:
+        features = tf.train.Example.FromString(_first_record(shard)).features.feature
+    except message.DecodeError:
+        raise UserError(f"{flag}: {path}: its first record is no tf.Example") from None
     for name in FEATURES:
         length = len(features[name].int64_list.value)
         if length != config.max_seq_length:
@@ -261,8 +273,10 @@ def check_records(shards, flag, config, tokenizer):
         )
 
 
-def _first_record(path):
-    records = tf.data.TFRecordDataset(path, compression_type=compression_of(path))
+def _first_record(shard):
+    if not shard.is_gzip:
+        return RecordFile(shard.path).read(int(shard.offsets[0]))
+    records = tf.data.TFRecordDataset(shard.path, compression_type="GZIP")
     return next(iter(records.take(1))).numpy()
 
 

@@ -137,9 +137,12 @@ def test_from_text_alone(data, tmp_path, capsys):
     assert list((tmp_path / "run" / "data" / "eval").glob("*tfrecord*"))
     assert pretrain.main(command) == 0
     assert "tokens in" not in capsys.readouterr().out  # The data are there already.
-    command[2] = f"--corpus={data}/*.txt"
-    assert pretrain.main(command) == 2
-    assert "built with inputs" in last_line(capsys)
+    for other in ("--json_field=title", "--override=vocab_size=60", f"--corpus={data}/*.txt"):
+        assert pretrain.main([*command, other]) == 2
+        name = other.removeprefix("--").removeprefix("override=").split("=")[0]
+        assert f"built with {name.replace('corpus', 'inputs')}" in last_line(capsys)
+    assert pretrain.main([*command, f"--corpus={tmp_path}"]) == 2
+    assert "lies in --corpus=" in last_line(capsys)
 
 
 def test_without_held_out_records(data, tmp_path, caplog):

@@ -45,6 +45,11 @@ def test_presets_are_the_papers(name):
         assert getattr(config, key) == value, key
 
 
+def test_max_predictions_are_no_more_than_tokens():
+    config = load_pretraining_config("tiny", {"mask_prob": 0.999, "max_seq_length": 512})
+    assert config.max_predictions_per_seq == 512
+
+
 def test_max_predictions():
     # int((0.15 + 0.005) * 128) = int(19.84), int(0.155 * 512) = 79, int(0.255 * 512) = 130
     expected = {"tiny": 19, "mini": 19, "small": 19, "base": 79, "large": 130}

@@ -59,7 +59,14 @@ def test_another_json_field(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line, message", [("{", "not a JSON object"), ('{"text": 3}', "is no string")]
+    "line, message",
+    [
+        ("{", "not a JSON object"),
+        ('{"text": ' + "1" * 5000 + "}", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+        ('{"text": 3}', "is no string"),
+    ],
+    ids=["open", "digits", "deep", "number"],
 )
 def test_malformed_json(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")

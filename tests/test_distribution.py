@@ -295,3 +295,7 @@ def test_the_choice_of_devices(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(UserError, match="TF_CONFIG names no workers"):
         strategies.create_strategy("multi_worker")
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(UserError, match="its task is worker 2, but .* worker 0, worker 1"):
+        strategies.create_strategy("multi_worker")

@@ -1,5 +1,6 @@
 """Reading records: order, position, index, damage, foreign shards."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 from electra_tf import UserError, records
+from electra_tf.configs import load_pretraining_config
 from electra_tf.record_file import RecordFile, crc32c
+from electra_tf.tokenization import Tokenizer
 
 LENGTH = 4
 
@@ -160,6 +163,31 @@ def test_a_corrupt_record(tmp_path):
         records.read_shards(paths)
     batches = open_batches(paths, skip_corrupt=True)
     assert sum(numbers_of(batches.evaluation()), []) == [0, 1, *range(3, 14)]
+
+
+def test_records_are_checked_in_each_folder(tmp_path):
+    tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"])
+    config = dataclasses.replace(load_pretraining_config("tiny"), max_seq_length=LENGTH)
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    paths = [write_shards(folder, [9])[0] for folder in folders]
+
+    def check(**options):
+        shards = records.read_shards(paths, **options)
+        records.check_records(shards, "--train_data", config, tokenizer)
+
+    check()
+    (folders[1] / "dataset.json").write_text('{"vocab_sha256": "another"}')
+    with pytest.raises(UserError, match=f"{paths[1]}: the records have vocab_sha256 another"):
+        check()
+    (folders[1] / "dataset.json").unlink()
+    damage(paths[1], 20)  # Inside the first record.
+    check(skip_corrupt=True)
+    with tf.io.TFRecordWriter(paths[1]) as writer:
+        writer.write(b"no message")
+    with pytest.raises(UserError, match=f"{paths[1]}: its first record is no tf.Example"):
+        check()
 
 
 def test_a_corrupt_header_loses_the_rest_of_the_shard(tmp_path):

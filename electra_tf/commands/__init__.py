@@ -59,7 +59,7 @@ def define_device_flags(values):
     flags.DEFINE_integer(
         "num_virtual_devices",
         0,
-        "Devices to make of one, to try out several; 0 for those that there are.",
+        "Devices to make of the CPU, to try out several; 0 for those that there are.",
         lower_bound=0,
         flag_values=values,
     )

@@ -10,13 +10,13 @@ Output: shards and dataset.json in --output_dir, held-out documents in its folde
 depends on the input and the seed alone, not on the number of workers.
 """
 
-import os
 import sys
 import time
 
 from absl import flags
 
 from electra_tf import commands
+from electra_tf.worker_pool import num_cpus
 
 
 def define_reading_flags(values):
@@ -70,9 +70,7 @@ def define_flags(values):
         "max_seq_length", 128, "Tokens of an example.", lower_bound=5, flag_values=values
     )
     flags.DEFINE_integer("num_shards", 16, "Training shards.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1, flag_values=values
-    )
+    flags.DEFINE_integer("num_workers", num_cpus(), "Processes.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 42, "Seed of all randomness.", lower_bound=0, flag_values=values)
     flags.DEFINE_float(
         "eval_fraction", 0.0, "Share of documents to hold out.", 0.0, 0.999, flag_values=values

@@ -20,6 +20,7 @@ from electra_tf.commands import build_pretraining_data
 from electra_tf.commands.pretrain import build_data, run_pretraining
 from electra_tf.configs import load_pretraining_config
 from electra_tf.errors import UserError
+from electra_tf.worker_pool import num_cpus
 
 VOCAB_SIZE = 4096
 RESERVE_SECONDS = 60  # For the last evaluation, the baselines and the examples.
@@ -34,9 +35,7 @@ def define_flags(values):
     flags.DEFINE_float(
         "minutes", 8.5, "Time that all may take, roughly.", lower_bound=0.5, flag_values=values
     )
-    flags.DEFINE_integer(
-        "num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1, flag_values=values
-    )
+    flags.DEFINE_integer("num_workers", num_cpus(), "Processes.", lower_bound=1, flag_values=values)
     build_pretraining_data.define_reading_flags(values)
 
 
@@ -266,6 +265,8 @@ def examples(model, tokenizer, batches):
 
 def _run(values):
     began = time.monotonic()
+    if "://" in values.output_dir:
+        raise UserError(f"--output_dir={values.output_dir}: give a folder of this machine")
     commands.import_tensorflow()
     out = values.output_dir.rstrip("/")
     move_aside(out, values.corpus)

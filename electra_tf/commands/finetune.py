@@ -290,6 +290,7 @@ def _apply(values, task_configs, config, strategy):
     from absl import logging
 
     from electra_tf import files
+    from electra_tf.training.strategies import is_chief
 
     split, metrics = {"evaluate": "dev", "predict": "test"}[values.mode], {}
     folder = _model_to_apply(values)
@@ -299,7 +300,7 @@ def _apply(values, task_configs, config, strategy):
         metrics |= _apply_task(
             values, folder, task_config, data_dir, config, strategy, split, prefix
         )
-    if metrics:
+    if metrics and is_chief(strategy):
         files.write_json(os.path.join(values.output_dir, f"{split}_metrics.json"), metrics)
         for name, value in metrics.items():
             print(f"{name}: {value:.4f}")

@@ -18,6 +18,11 @@ from electra_tf import commands
 from electra_tf.commands import build_pretraining_data, build_vocab
 from electra_tf.configs import PRETRAINING_PRESETS, load_pretraining_config, parse_overrides
 from electra_tf.errors import UserError
+from electra_tf.worker_pool import num_cpus
+
+SOURCE_FILE = "source.json"  # What a vocabulary and records were built from.
+# Of no use with --train_data.
+BUILD_FLAGS = ("eval_fraction", "num_workers", "json_field", "max_line_mb", "invalid_utf8")
 
 
 def define_flags(values):
@@ -65,7 +70,7 @@ def define_flags(values):
     )
     flags.DEFINE_integer(
         "num_workers",
-        os.cpu_count() or 1,
+        num_cpus(),
         "Processes that build records of --corpus.",
         lower_bound=1,
         flag_values=values,
@@ -132,15 +137,27 @@ def build_data(
         worker_pool.prepare()
     import tensorflow as tf
 
-    from electra_tf import records
+    from electra_tf import files, records
     from electra_tf.tokenization import Tokenizer
 
     casing = {"lowercase": config.do_lower_case, "strip_accents": config.strip_accents}
     dataset_file = tf.io.gfile.join(data_dir, records.DATASET_FILE)
+    source = {
+        "inputs": corpus,
+        "vocab_size": None if vocab_file else config.vocab_size,
+        "eval_fraction": eval_fraction,
+        "seed": config.seed,
+        "fidelity": config.fidelity,
+        **casing,
+        **(reading or {}),
+    }
+    source_file = tf.io.gfile.join(data_dir, SOURCE_FILE)
+    _refuse_other_source(source_file if tf.io.gfile.exists(source_file) else dataset_file, source)
     if not vocab_file:
         vocab_file = tf.io.gfile.join(data_dir, "vocab.txt")
         if not tf.io.gfile.exists(vocab_file):
             build_vocab.build(corpus, config.vocab_size, vocab_file, reading=reading, **casing)
+            files.write_json(source_file, source)
     tokenizer = Tokenizer.from_vocab(vocab_file, **casing)
     if not tf.io.gfile.exists(dataset_file):
         build_pretraining_data.build(
@@ -155,16 +172,36 @@ def build_data(
             fidelity=config.fidelity,
             **casing,
         )
-    dataset = records.read_dataset_file([tf.io.gfile.join(data_dir, "any")])
-    for key, value in (("inputs", corpus), ("eval_fraction", eval_fraction)):
-        if dataset.get(key) != value:
-            raise UserError(
-                f"{dataset_file}: built with {key} {dataset.get(key)!r}, not {value!r}; choose "
-                "another --output_dir, or give --train_data"
-            )
+        files.write_json(source_file, source)
     held_out = records.read_dataset_file([tf.io.gfile.join(data_dir, "eval", "any")])
     has_eval = held_out is not None and held_out["num_examples"] > 0
     return tokenizer, data_dir, tf.io.gfile.join(data_dir, "eval") if has_eval else None
+
+
+def _refuse_other_source(path, source):
+    """Refuses data whose vocabulary, or records, were built from something else."""
+    import tensorflow as tf
+
+    from electra_tf import files
+
+    before = files.read_json_object(path) if tf.io.gfile.exists(path) else {}
+    for key, value in source.items():
+        if before.get(key, value) != value:
+            raise UserError(
+                f"{path}: built with {key} {before[key]!r}, not {value!r}; choose another "
+                "--output_dir, or give --train_data"
+            )
+
+
+def _refuse_inside(corpus, output_dir):
+    """Refuses an output folder in the folder of the texts: its vocabulary would be one of them."""
+    for part in corpus.split(","):
+        folder = os.path.join(os.path.realpath(part), "")
+        if os.path.isdir(folder) and os.path.realpath(output_dir).startswith(folder):
+            raise UserError(
+                f"--output_dir={output_dir}: lies in --corpus={part}, all of whose files are text; "
+                "choose another folder"
+            )
 
 
 def _run(values):
@@ -188,6 +225,7 @@ def _run(values):
                 "--corpus: several workers would build the same records; build them first with "
                 "data/build_pretraining_data.py, and give --train_data"
             )
+        _refuse_inside(values.corpus, values.output_dir)
         if values.eval_data:
             raise UserError("--eval_data: --corpus holds out its own; use --eval_fraction")
         tokenizer, train_data, eval_data = build_data(
@@ -202,6 +240,11 @@ def _run(values):
         if not values.vocab_file:
             overrides.pop("vocab_size", None)  # It was a wish; the text may have given fewer.
     else:
+        for name in BUILD_FLAGS:
+            if values[name].present:
+                raise UserError(
+                    f"--{name}: goes with --corpus; the records of --train_data are built"
+                )
         if not values.vocab_file:
             raise UserError("--vocab_file: --train_data needs the vocabulary it was built with")
         from electra_tf.tokenization import Tokenizer

@@ -154,8 +154,7 @@ class _Trial:
         first_step = restore(checkpoint, self._manager.directory, self._model)
         if first_step:
             logging.info("resumed at step %d", first_step)
-        self._run.cut_metrics(first_step)
-        self._lines = self._run.read_metrics()
+        self._lines = self._run.cut_metrics(first_step)
         if on_start:
             on_start(setup.num_train_steps, first_step)
         self._on_progress = on_progress
@@ -410,6 +409,8 @@ def _summarize(run, setup, results):
             summary["ensemble"] = _write_ensemble(run, setup, good)
         source = run.join(f"trial-{best}", MODEL_FOLDER)
         for name in tf.io.gfile.listdir(source):
+            if ".tmp-" in name:
+                continue  # What a process that was killed was writing.
             with tf.io.gfile.GFile(tf.io.gfile.join(source, name), "rb") as f:
                 files.write(run.join(MODEL_FOLDER, name), f.read())
         files.write_json(run.join(RESULTS_FILE), summary)

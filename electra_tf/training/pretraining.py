@@ -1,5 +1,6 @@
 """A pre-training run from records to models, resumable at every moment."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -128,6 +129,7 @@ def pretrain(
         logging.info("resumed at step %d", first_step)
     elif continue_schedule:
         first_step = warm_start.restore_run(checkpoint, model, init_from)
+        num_parts.assign(0)  # The other run's; `auto` measures this one.
     elif init_from:
         for note in warm_start.import_networks(model, init_from):
             logging.info("--init_from: %s", note)
@@ -136,18 +138,19 @@ def pretrain(
     if first_step < config.num_train_steps:
         config = model.config = _with_micro_batches(config, num_parts, model, strategy)
         evaluates_first = is_new and init_from is not None
-        _train(
-            config,
-            tokenizer,
-            strategy,
-            model,
-            batches,
-            eval_batches,
-            run,
-            manager,
-            on_progress,
-            evaluates_first,
-        )
+        with _naming_records(batches, eval_batches):
+            _train(
+                config,
+                tokenizer,
+                strategy,
+                model,
+                batches,
+                eval_batches,
+                run,
+                manager,
+                on_progress,
+                evaluates_first,
+            )
     return model
 
 
@@ -358,12 +361,18 @@ def _train(
                 token_counts,
             )
     training = _Training(config, tokenizer, strategy, model, run, manager, health, on_progress)
+    training.run(trainer, evaluator, evaluates_first)
+
+
+@contextlib.contextmanager
+def _naming_records(*readers):
+    """Puts the `UserError` of a `RecordBatches` (or None) in the place of the pipeline's own."""
     try:
-        training.run(trainer, evaluator, evaluates_first)
+        yield
     except tf.errors.OpError:
-        for cause in (batches.error, eval_batches and eval_batches.error):
-            if cause:
-                raise cause from None
+        for reader in readers:
+            if reader and reader.error:
+                raise reader.error from None
         raise
 
 

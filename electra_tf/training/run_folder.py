@@ -13,6 +13,8 @@ from electra_tf.errors import UserError
 
 CONFIG_FILE, DATA_FILE, METRICS_FILE = "config.yaml", "data.json", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+# Those with files that others write.
+FOLDERS = ("discriminator", "generator", "model", "predictions", "submission")
 
 
 def read_data(folder):
@@ -62,7 +64,8 @@ class RunFolder:
 
     def _remove_leftovers(self):
         """Removes what a process that was killed was writing."""
-        for pattern in ("*.tmp-*", "checkpoints/*_temp"):
+        folders = ("", *(f"{name}/" for name in FOLDERS), "encoders/*/*/")
+        for pattern in ("checkpoints/*_temp", *(f"{folder}*.tmp-*" for folder in folders)):
             for path in files.glob(self.path, pattern):
                 files.remove(path)
 
@@ -85,28 +88,29 @@ class RunFolder:
             )
 
     def cut_metrics(self, step):
-        """Drops the lines of `metrics.jsonl` after a step, and a last one that was half written."""
-        path = self.join(METRICS_FILE)
-        if not self._is_writer or not tf.io.gfile.exists(path):
-            return
-        kept = []
-        with tf.io.gfile.GFile(path) as f:
-            for line in f.read().splitlines():
-                try:
-                    if json.loads(line)["step"] > step:
-                        break
-                except (json.JSONDecodeError, KeyError):
-                    break
-                kept.append(line + "\n")
-        files.write(path, "".join(kept))
+        """Drops the lines of `metrics.jsonl` after a step, and a last one that was half written.
 
-    def read_metrics(self):
-        """The lines of `metrics.jsonl`, list of dicts."""
+        Returns:
+          the lines that stay, list of dicts; also to a worker that is not the writer, which may read
+          them before they are cut.
+        """
         path = self.join(METRICS_FILE)
         if not tf.io.gfile.exists(path):
             return []
         with tf.io.gfile.GFile(path) as f:
-            return [json.loads(line) for line in f.read().splitlines()]
+            lines = f.read().splitlines()
+        kept = []
+        for line in lines:
+            try:
+                metrics = json.loads(line)
+                if metrics["step"] > step:
+                    break
+            except (json.JSONDecodeError, KeyError):
+                break
+            kept.append(metrics)
+        if self._is_writer:
+            files.write(path, "".join(line + "\n" for line in lines[: len(kept)]))
+        return kept
 
     def write_metrics(self, step, split, metrics):
         """Appends a line to `metrics.jsonl`; what is not finite is written as null."""

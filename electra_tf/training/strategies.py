@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from electra_tf.errors import UserError, WorkerLost, first_line
+from electra_tf.worker_pool import num_cpus
 
 _SIDE_BY_SIDE = 2  # Operations at a time on a CPU, see `sub_batch_rows`.
 
@@ -94,8 +95,8 @@ def create_strategy(name="auto", num_virtual_devices=0):
     Args:
       name: one of `STRATEGIES`. `auto` takes `multi_worker` where `TF_CONFIG` names several workers,
         `tpu` where `TPU_NAME` is set, `mirrored` on several devices, else `one_device`.
-      num_virtual_devices: how many devices to make of the CPU (or of the first GPU), to try out
-        several; 0 for those that there are.
+      num_virtual_devices: how many devices to make of the CPU, to try out several; GPUs are left
+        alone then. 0 for the devices that there are.
 
     Raises:
       UserError: the environment does not have what was asked for.
@@ -112,6 +113,11 @@ def create_strategy(name="auto", num_virtual_devices=0):
             raise UserError(
                 "--strategy=multi_worker: the environment variable TF_CONFIG names no workers; set it "
                 "on each of them, or use --strategy=mirrored on one machine"
+            )
+        if own not in addresses:
+            raise UserError(
+                f"TF_CONFIG: its task is {own[0]} {own[1]}, but the cluster has "
+                f"{', '.join(' '.join(key) for key in addresses)}; mend it"
             )
         logging.info("waiting for the workers %s", ", ".join(addresses.values()))
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -147,9 +153,7 @@ def _share_threads():
         return
     try:
         tf.config.threading.set_inter_op_parallelism_threads(_SIDE_BY_SIDE)
-        tf.config.threading.set_intra_op_parallelism_threads(
-            max(1, (os.cpu_count() or 1) // _SIDE_BY_SIDE)
-        )
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cpus() // _SIDE_BY_SIDE))
     except RuntimeError:  # TensorFlow has started, with the threads it has.
         return
 
@@ -193,8 +197,9 @@ def _devices():
 
 
 def _make_virtual_devices(number):
-    physical = (tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("CPU"))[0]
+    [physical] = tf.config.list_physical_devices("CPU")
     try:
+        tf.config.set_visible_devices([], "GPU")
         tf.config.set_logical_device_configuration(
             physical, [tf.config.LogicalDeviceConfiguration()] * number
         )
