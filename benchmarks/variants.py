@@ -191,7 +191,10 @@ def _run(values):
             )
             if values.num_train_steps:
                 command += f" --num_train_steps={values.num_train_steps}"
-            files.write_json(values.results, {"command": command, "rows": rows})
+            # Another process may measure other --variants meanwhile.
+            results = pathlib.Path(values.results)
+            before = json.loads(results.read_text())["rows"] if results.exists() else {}
+            files.write_json(values.results, {"command": command, "rows": {**before, **rows}})
 
 
 def main(argv=None):

@@ -257,6 +257,8 @@ def _check_shard(shard, flag, config, tokenizer):
         features = tf.train.Example.FromString(_first_record(shard)).features.feature
     except message.DecodeError:
         raise UserError(f"{flag}: {path}: its first record is no tf.Example") from None
+    except (tf.errors.OpError, ValueError):
+        raise UserError(_corrupt_message(path, "in its first record")) from None
     for name in FEATURES:
         length = len(features[name].int64_list.value)
         if length != config.max_seq_length:

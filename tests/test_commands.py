@@ -274,6 +274,7 @@ def last_line(capsys):
         (["--vocab_file=/nowhere"], "/nowhere: cannot read the vocabulary"),
         (["--vocab_file="], "--vocab_file: --train_data needs"),
         (["--corpus=x"], "give either this flag or --corpus"),
+        (["--eval_fraction=0.1"], "--eval_fraction: goes with --corpus"),
         (["--config=huge"], "--config=huge: no such preset"),
         (["stray"], "unexpected argument 'stray'"),
         (["--output_dir=/dev/null/run"], "/dev/null/run: cannot"),

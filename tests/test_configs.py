@@ -5,7 +5,12 @@ import dataclasses
 import pytest
 
 from electra_tf import UserError, load_pretraining_config
-from electra_tf.configs import PRETRAINING_PRESETS, PretrainingConfig, parse_overrides
+from electra_tf.configs import (
+    PRETRAINING_PRESETS,
+    PretrainingConfig,
+    load_finetuning_config,
+    parse_overrides,
+)
 
 # Clark et al. (2020), table 6, and google-research/electra's defaults.
 PAPER = {
@@ -43,6 +48,11 @@ def test_presets_are_the_papers(name):
     )  # fmt: skip
     for key, value in common.items():
         assert getattr(config, key) == value, key
+
+
+def test_the_original_has_no_bias_correction():
+    with pytest.raises(UserError, match="bias_correction=true: fidelity=google2020"):
+        load_finetuning_config(overrides={"bias_correction": True, "fidelity": "google2020"})
 
 
 def test_max_predictions_are_no_more_than_tokens():

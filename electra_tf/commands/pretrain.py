@@ -211,6 +211,9 @@ def _run(values):
         raise UserError("--train_data: give either this flag or --corpus")
     if values.continue_schedule and not values.init_from:
         raise UserError("--continue_schedule: goes with --init_from=RUN; give both")
+    for name in BUILD_FLAGS:
+        if values.train_data and values[name].present:
+            raise UserError(f"--{name}: goes with --corpus; the records of --train_data are built")
     commands.import_tensorflow()
     from electra_tf.training.strategies import create_strategy, is_chief
 
@@ -240,11 +243,6 @@ def _run(values):
         if not values.vocab_file:
             overrides.pop("vocab_size", None)  # It was a wish; the text may have given fewer.
     else:
-        for name in BUILD_FLAGS:
-            if values[name].present:
-                raise UserError(
-                    f"--{name}: goes with --corpus; the records of --train_data are built"
-                )
         if not values.vocab_file:
             raise UserError("--vocab_file: --train_data needs the vocabulary it was built with")
         from electra_tf.tokenization import Tokenizer
