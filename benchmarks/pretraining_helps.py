@@ -6,8 +6,8 @@
       --output_dir=runs/helps --results=docs/results/pretraining.json
 
 Each encoder below RUN/encoders, and one of the same sizes with random weights (step 0), is
-fine-tuned on each task with several seeds; started again, it goes on where it stopped. Prints a table and draws dev scores over
-steps to OUTPUT_DIR/pretraining.png.
+fine-tuned on each task with several seeds; started again, it goes on where it stopped. Prints a table
+and draws dev scores over steps to OUTPUT_DIR/pretraining.png.
 """
 
 import pathlib
@@ -100,10 +100,9 @@ def print_table(rows):
     for step in next(iter(rows.values())):
         cells = []
         for points in rows.values():
-            if step in points:
-                metric = points[step]["metric"]
-                deviation = points[step]["standard_deviation"][metric] or 0.0
-                cells.append(f"{points[step]['mean'][metric]:.4f} ± {deviation:.4f}")
+            metric = points[step]["metric"]
+            deviation = points[step]["standard_deviation"][metric] or 0.0
+            cells.append(f"{points[step]['mean'][metric]:.4f} ± {deviation:.4f}")
         table.add_row("random" if step == "0" else f"{int(step):,}", *cells)
     Console(width=110).print(table)
 
