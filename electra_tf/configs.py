@@ -632,8 +632,8 @@ for _name, _units in (("tiny", 144), ("small", 960)):
     }
 
 
-def parse_overrides(overrides):
-    """Parses `["key=value", ...]`, the values in YAML, to a dict.
+def parse_overrides(overrides, as_written=()):
+    """Parses `["key=value", ...]`, the values in YAML, to a dict; `as_written` as of `read_yaml`.
 
     Raises:
       UserError: an override without `=`, or a value that is not YAML.
@@ -645,8 +645,9 @@ def parse_overrides(overrides):
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"--override={override}: no '='; write --override=key=value")
+        key = key.strip()
         try:
-            values[key.strip()] = yaml.safe_load(text)
+            values |= _as_written({key: yaml.safe_load(text)}, f"{key}: {text}", as_written)
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not.
             raise UserError(
                 f"--override={override}: the value is not YAML ({getattr(error, 'problem', error)})"
@@ -740,11 +741,18 @@ def read_yaml(path, flag="--config", as_written=()):
         raise UserError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: no 'key: value' lines; write one configuration key a line")
-    lists = [key for key in as_written if isinstance(values.get(key), list)]
-    if lists:
-        written = yaml.load(text, yaml.BaseLoader)
-        values |= {key: written[key] for key in lists}
-    return values
+    return _as_written(values, text, as_written)
+
+
+def _as_written(values, text, keys):
+    """The values that a YAML text holds, in the lists of some keys as they are written there."""
+    import yaml
+
+    lists = [key for key in keys if isinstance(values.get(key), list)]
+    if not lists:
+        return values
+    written = yaml.load(text, yaml.BaseLoader)
+    return {**values, **{key: written[key] for key in lists}}
 
 
 _KEYS_OF_THE_ORIGINAL = {

@@ -120,6 +120,11 @@ def test_bad_overrides(override, message):
         load_pretraining_config("tiny", parse_overrides([override]))
 
 
+def test_labels_are_as_they_are_written():
+    overrides = ["labels=[no, 01]", "seed=1"]
+    assert parse_overrides(overrides, as_written=("labels",)) == {"labels": ["no", "01"], "seed": 1}
+
+
 def test_generator_heads_that_do_not_divide_its_width():
     # 800 * 0.25 = 200 wide, 200 // 64 = 3 heads.
     overrides = {"hidden_size": 800, "num_attention_heads": 10, "generator_hidden_size": 0.25}

@@ -178,9 +178,38 @@ def test_sentences(tmp_path):
     untagged = write(tmp_path, "c.txt", "a\nb\n\nc\n")
     read = read_sentences(untagged, "conll", columns, BadRows(False), has_tags=False)
     assert [(s.words, s.tags) for s in read] == [(["a", "b"], None), (["c"], None)]
+    # Cells that are empty tell no tags, in a test set alone.
+    empty = write(tmp_path, "d.txt", "a\t\nb\t\n")
+    pair = {"token": 0, "tag": 1}
+    [read] = read_sentences(empty, "conll", pair, BadRows(False), has_tags=False)
+    assert (read.words, read.tags) == (["a", "b"], None)
+    with pytest.raises(UserError, match="d.txt:1: a word without a tag"):
+        read_sentences(empty, "conll", pair, BadRows(False))
+    for name, text in (
+        ("csv", "w,t\na b,\n"),
+        ("jsonl", '{"w": ["a", "b"], "t": []}\n'),
+    ):
+        path = write(tmp_path, f"e.{name}", text)
+        named = {"token": "w", "tag": "t"}
+        [read] = read_sentences(path, name, named, BadRows(False), has_tags=False)
+        assert (read.words, read.tags) == (["a", "b"], None)
     jsonl = write(tmp_path, "a.jsonl", json.dumps({"w": ["a", "b c"], "t": ["O", "X"]}) + "\n")
     named = {"token": "w", "tag": "t"}
     assert read_sentences(jsonl, "jsonl", named, BadRows(False))[0].words == ["a", "b c"]
+
+
+def test_lines_of_conll_u_that_are_no_words(tmp_path):
+    """Comments, two words that are written as one, a node that is not written."""
+    rest = "\t_" * 6
+    lines = ["# text = zum Haus", "#", f"1-2\tzum\t_\t_{rest}", f"1\tzu\tzu\tADP{rest}"]
+    lines += [f"2\tdem\tder\tDET{rest}", f"2.1\tx\t_\t_{rest}", f"3\tHaus\tHaus\tNOUN{rest}"]
+    path = write(tmp_path, "a.conllu", "\n".join(lines) + "\n")
+    [sentence] = read_sentences(path, "conll", {"token": 1, "tag": 3}, BadRows(False))
+    assert sentence.words == ["zu", "dem", "Haus"] and sentence.tags == ["ADP", "DET", "NOUN"]
+    # Where the first column is no number of a word, nothing is left out.
+    dates = write(tmp_path, "a.tsv", "1-2\tX\n3.5\tX\n")
+    [sentence] = read_sentences(dates, "conll", {"token": 0, "tag": 1}, BadRows(False))
+    assert sentence.words == ["1-2", "3.5"]
 
 
 @pytest.mark.parametrize("name", ["a.tfrecord", "data_tfrecord-00000-of-00001.gz"])
@@ -244,6 +273,24 @@ def test_tf_examples_of_words(tmp_path):
             ":1: 1 words but 0 tags",
         ),
         ("tsv", "w\tt\na b\tO\nc\tO\n", {"token": "w", "tag": "t"}, ":2: 2 words but 1 tags"),
+        (
+            "jsonl",
+            '{"w": ["a", null], "t": ["O", "O"]}\n{"w": ["b"], "t": ["O"]}\n',
+            {"token": "w", "tag": "t"},
+            ":1: word 2 is None, neither a text nor a number",
+        ),
+        (
+            "jsonl",
+            '{"w": ["a"], "t": [""]}\n{"w": ["b"], "t": [7]}\n',
+            {"token": "w", "tag": "t"},
+            ":1: tag 1 is empty",
+        ),
+        (
+            "jsonl",
+            '{"w": ["a"], "t": [NaN]}\n{"w": ["b"], "t": ["O"]}\n',
+            {"token": "w", "tag": "t"},
+            ":1: tag 1 is nan, neither a text nor a number",
+        ),
     ],
 )
 def test_words_and_tags_that_do_not_match(tmp_path, name, text, columns, message):
@@ -286,6 +333,25 @@ def test_labels_are_found_in_the_training_data(tmp_path):
         tmp_path, "t\tl\na\tx, y\nb\t\n", "t\tl\na\ty\n", columns=columns, multi_label=True
     )
     assert task.labels == ["x", "y"] and [e.label for e in train] == [("x", "y"), ()]
+
+
+def test_labels_that_are_no_numbers(tmp_path):
+    """A text may say so; a number of JSON may not."""
+    columns = {"text": "t", "label": "l"}
+    text = "t\tl\na\t2\nb\tnan\nc\t1\nd\tx\ne\tinf\n"
+    task, _ = task_of(tmp_path, text, text, columns=columns)
+    assert task.labels == ["1", "2", "inf", "nan", "x"]
+    write(tmp_path, "train.jsonl", '{"t": "a", "l": 1.0}\n{"t": "b", "l": NaN}\n')
+    with pytest.raises(UserError, match=r"train.jsonl:2: the label nan is no number"):
+        task_of(tmp_path, text, text, columns=columns, train="train.jsonl")
+
+
+def test_a_line_of_names_where_columns_are_counted(tmp_path, caplog):
+    columns = {"text": 0, "label": 1}
+    task_of(tmp_path, "a\tx\nb\ty\nc\tx\n", "a\tx\n", columns=columns)
+    assert "line of names" not in caplog.text
+    task_of(tmp_path, "t\tl\na\tx\nb\ty\n", "a\tx\n", columns=columns)
+    assert f"{tmp_path}/train.tsv:1: the label 'l' is in this line alone" in caplog.text
 
 
 def test_labels_of_tf_examples(tmp_path):
@@ -342,6 +408,8 @@ def test_tags(tmp_path):
         task_of(tmp_path, "a\tB-X\nb\tE-X\n", text, **options)
     with pytest.raises(UserError, match=r"dev.tsv:1: unknown label 'B-Y' in this sentence"):
         task_of(tmp_path, text, "a\tB-Y\n", **options)
+    with pytest.raises(UserError, match=r"train.tsv: one tag alone, 'O'; there must be two"):
+        task_of(tmp_path, "a\tO\nb\tO\n", text, **options)
     bioes, _ = task_of(tmp_path, "a\tS-X\n", "a\tB-X\nb\tE-X\n", **{**options, "scheme": "BIOES"})
     assert sorted(bioes.labels) == ["B-X", "E-X", "I-X", "O", "S-X"]
 

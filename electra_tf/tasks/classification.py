@@ -1,7 +1,10 @@
 """Classification of texts or pairs of texts: one label each, or any number of them."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from electra_tf.errors import UserError
 from electra_tf.modeling.electra import SequenceClassifier
@@ -31,6 +34,7 @@ class Classification(Task):
                 f"{examples[0].place.rpartition(':')[0]}: one label alone, {', '.join(found)!r}; "
                 "there must be two to tell apart"
             )
+        _warn_of_names(config, examples)
         task = cls(config, sorted(found, key=_sorting_key))
         if config.metric == "auc" and not task.has_auc:
             raise UserError(
@@ -127,9 +131,25 @@ class Classification(Task):
         return is_plain and len(self.labels) == 2
 
 
+def _warn_of_names(config, examples):
+    """Warns of a label in the first line alone, where columns are counted: it may be a line of names."""
+    first, *others = examples
+    is_counted = isinstance(config.columns["label"], int)
+    if not is_counted or config.multi_label or not first.place.endswith(":1"):
+        return
+    if all(example.label != first.label for example in others):
+        logging.warning(
+            "%s: the label %r is in this line alone; if it is a line of names, give those as 'columns'",
+            first.place,
+            first.label,
+        )
+
+
 def _sorting_key(label):
     """Numbers by their size, before words."""
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.nan
+    # A text may say "nan", which has no place among numbers.
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)

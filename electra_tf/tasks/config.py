@@ -1,6 +1,7 @@
 """A task as its YAML file describes it."""
 
 import dataclasses
+import math
 import os
 from typing import Annotated, Any, Literal
 
@@ -307,6 +308,8 @@ def label_text(value):
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
+        if not math.isfinite(value):
+            raise ValueError(f"the label {value} is no number")
         return repr(value)
     if not isinstance(value, str):
         raise ValueError(f"the label {value!r:.60} is neither a text nor a number")

@@ -8,6 +8,8 @@ import csv
 import gzip
 import itertools
 import json
+import math
+import re
 import statistics
 import zlib
 from typing import NamedTuple
@@ -26,6 +28,8 @@ csv.field_size_limit(2**31 - 1)  # A cell may be a long text.
 
 _BLANK = " \t\r\n"
 _DOCSTART = "-DOCSTART-"
+# Of CoNLL-U's columns the first counts the words; that of words written as one is 7-8, an empty node's 8.1.
+_CONLL_U_WIDTH, _NO_WORD = 10, re.compile(r"\d+[-.]\d+")
 _RECORDS_AT_ONCE = 1024
 
 
@@ -141,7 +145,7 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True, quot
     Args:
       path: file, gzipped where its name ends in .gz.
       sentence_format: "conll" (a word a line, its columns separated by tabs or spaces, an empty line
-        after each sentence; lines of -DOCSTART-, and comments of CoNLL-U, are left out), "jsonl" or
+        after each sentence; lines of -DOCSTART- and those of CoNLL-U that are no words are left out), "jsonl" or
         "tfrecord" (lists of words and of tags), or "tsv" or "csv" (cells of words and of tags with spaces between).
       columns: dict with `token` and `tag`.
       bad_rows: `BadRows`; a sentence is left out as a whole.
@@ -170,7 +174,14 @@ def read_sentences(path, sentence_format, columns, bad_rows, has_tags=True, quot
     for place, cells in read_rows(
         path, sentence_format, wanted, bad_rows, quotes, optional=optional
     ):
-        words, tags = (_list_of(cells.get(c), sentence_format) for c in (token, tag))
+        try:
+            words = _list_of(cells.get(token), sentence_format, "word")
+            tags = _list_of(cells.get(tag), sentence_format, "tag")
+        except ValueError as error:
+            bad_rows.add(UserError(f"{place}: {error}"))
+            continue
+        if not has_tags:
+            tags = tags or None  # None are told.
         if not words:
             bad_rows.add(UserError(f"{place}: no words"))
         elif tags is not None and len(tags) != len(words):
@@ -400,6 +411,8 @@ def _conll_sentences(path, token, tag, bad_rows, has_tags):
     has_tabs = any(line and "\t" in line for line in lines)
     rows = [_conll_cells(line or "", has_tabs) for line in lines]
     width = _usual_width(list(filter(None, rows)))
+    if width == _CONLL_U_WIDTH:
+        rows = [[] if cells and _NO_WORD.fullmatch(cells[0]) else cells for cells in rows]
     sentences, words, tags, start, is_good = [], [], [], None, True
     for number, (line, cells) in enumerate(zip([*lines, ""], [*rows, []]), 1):
         place = f"{path}:{number}"
@@ -415,6 +428,8 @@ def _conll_sentences(path, token, tag, bad_rows, has_tags):
         if not cells:
             continue
         is_tagged = tag is not None and len(cells) > tag
+        if not has_tags and not tags:  # An empty cell of a test set is a tag that is not told.
+            is_tagged = is_tagged and cells[tag] != ""
         problem = _problem_of(cells, token, tag, is_tagged, has_tags or bool(tags))
         if not problem and len(cells) != width:
             problem = f"{len(cells)} columns, where most lines have {width}"
@@ -434,7 +449,7 @@ def _conll_cells(line, has_tabs):
 
     No word's are a blank line, -DOCSTART-, and among lines with tabs CoNLL-U's comments.
     """
-    if not line.strip(_BLANK) or has_tabs and line.startswith("# ") and "\t" not in line:
+    if not line.strip(_BLANK) or has_tabs and line.startswith("#") and "\t" not in line:
         return []
     cells = line.split("\t") if "\t" in line else list(filter(None, line.split(" ")))
     return [] if cells[0] == _DOCSTART else cells
@@ -448,11 +463,17 @@ def _problem_of(cells, token, tag, is_tagged, needs_tag):
     return None
 
 
-def _list_of(value, sentence_format):
-    """The words or tags of a cell, None where there is none."""
+def _list_of(value, sentence_format, what):
+    """The words or tags of a cell, None where there is none; ValueError for what is neither."""
     if value is None:
         return None
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    # Of a tf.Example it is a list of one.
-    return [str(value)] if sentence_format == "tfrecord" else str(value).split()
+    if not isinstance(value, list):
+        # Of a tf.Example it is a list of one.
+        return [str(value)] if sentence_format == "tfrecord" else str(value).split()
+    for number, item in enumerate(value, 1):
+        if item == "":
+            raise ValueError(f"{what} {number} is empty")
+        is_number = isinstance(item, (int, float)) and math.isfinite(item)
+        if not isinstance(item, str) and not is_number:
+            raise ValueError(f"{what} {number} is {item!r:.60}, neither a text nor a number")
+    return [str(item) for item in value]

@@ -40,6 +40,11 @@ class Tagging(Task):
             kinds = {tag[2:] for tag in tags if tag != "O"}
             prefixes = _PREFIXES[config.scheme]
             tags |= {"O"} | {f"{prefix}-{kind}" for kind in kinds for prefix in prefixes}
+        if len(tags) < 2:
+            raise UserError(
+                f"{examples[0].place.rpartition(':')[0]}: one tag alone, {', '.join(tags)!r}; there must "
+                "be two to tell apart"
+            )
         return cls(config, sorted(tags, key=lambda tag: (tag != "O", tag[2:], tag)))
 
     @classmethod
