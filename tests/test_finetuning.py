@@ -22,7 +22,7 @@ from electra_tf.modeling.electra import SequenceClassifier, TokenClassifier
 from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.tasks.config import load_task_config, task_config
 from electra_tf.tasks.features import Features
-from electra_tf.training import pictures, statistics
+from electra_tf.training import finetuning, pictures, statistics
 from electra_tf.training.feature_batches import FeatureBatches
 from electra_tf.training.run_folder import RunFolder
 
@@ -173,8 +173,6 @@ class Interrupted(Exception):
 def test_an_interrupted_trial_goes_on_to_the_same_bits(
     finished, data_dir, encoder, tmp_path, monkeypatch
 ):
-    from electra_tf.training import finetuning
-
     save = finetuning.save_checkpoint
 
     def save_and_die(manager, step):
@@ -435,6 +433,58 @@ def test_bad_rows_before_anything_is_written(data_dir, encoder, tmp_path, capsys
     assert len(read_lines(tmp_path / "run/trial-1/predictions/dev.jsonl")) == 37
 
 
+def test_an_encoder_with_a_foreign_head_before_anything_is_written(
+    data_dir, encoder, tmp_path, capsys
+):
+    other = shutil.copytree(encoder, tmp_path / "encoder")
+    arrays = safetensors.numpy.load_file(other / "model.safetensors")
+    arrays["crf.transitions"] = np.zeros([2, 2], np.float32)
+    safetensors.numpy.save_file(arrays, other / "model.safetensors", metadata={"format": "pt"})
+    assert run(data_dir, other, tmp_path / "run") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{other}: the tensors do not match the model: unexpected crf.transitions" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_tokenizer_is_another_run(finished, data_dir, encoder, tmp_path, capsys):
+    other = shutil.copytree(encoder, tmp_path / "encoder")
+    values = read_json(other / "tokenizer_config.json")
+    (other / "tokenizer_config.json").write_text(json.dumps({**values, "do_lower_case": False}))
+    assert run(data_dir, other, finished, "--num_trials=2", "--seed=7") == 2
+    assert "lowercase is True there and False here" in capsys.readouterr().err
+
+
+def test_sets_that_are_not_there(finished, data_dir, encoder, tmp_path, capsys):
+    """Another set never takes the place of the first one, whose metrics choose the checkpoint."""
+    sets = "--override=dev={a: no.tsv, b: dev.tsv}"
+    assert run(data_dir, encoder, tmp_path / "run", sets) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"--data_dir={data_dir}: no no.tsv, the dev set by which task mine chooses" in error
+    assert not (tmp_path / "run").exists()
+    assert run(data_dir, finished / "model", tmp_path / "run", "--mode=evaluate", sets) == 0
+    assert "no no.tsv, a dev set of task mine" in capsys.readouterr().err
+    assert set(read_json(tmp_path / "run" / "dev_metrics.json")) >= {"accuracy_b", "f1_b"}
+
+
+def test_a_model_of_one_label_is_not_applied_as_one_of_several(
+    finished, data_dir, tmp_path, capsys
+):
+    modes = ("--mode=evaluate", "--override=multi_label=true", "--override=metric=f1")
+    assert run(data_dir, finished / "model", tmp_path / "run", *modes) == 2
+    assert "multi_label is true there" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_outputs_of_sets_by_any_name(tmp_path):
+    path = str(tmp_path / "outputs.npz")
+    outputs = {"dev_all": [np.ones([2, 3])], "dev_all_lengths": [np.zeros(3), np.ones(3)]}
+    finetuning._save_outputs(path, outputs)
+    read = finetuning._read_outputs(path)
+    assert list(read) == list(outputs)
+    assert [row.tolist() for row in read["dev_all_lengths"]] == [[[0, 0, 0]], [[1, 1, 1]]]
+    assert read["dev_all"][0].tolist() == [[1, 1, 1]] * 2
+
+
 def test_a_bert_folder(encoder, tmp_path):
     """Names without `electra.` and embeddings as wide as the blocks; the pooler is left out."""
     config = EncoderConfig(**{**CONFIG.__dict__, "embedding_size": CONFIG.hidden_size})
@@ -547,6 +597,10 @@ def test_the_summary_of_trials():
     assert summary["standard_deviation"]["accuracy"] == pytest.approx(0.07**0.5)
     assert summary["best"]["trial"] == 2 and summary["num_stuck"] == 1
     assert statistics.summarize("mse", trials)["best"]["trial"] == 3
+    # The largest F1 may be that of a model that says the same of everything.
+    trials[0]["metrics"]["accuracy"] = 0.95
+    assert statistics.summarize("accuracy", trials)["best"]["trial"] == 2
+    assert statistics.summarize("accuracy", trials[:1])["best"]["trial"] == 1
     assert statistics.summarize("mse", trials[:1])["standard_deviation"]["mse"] is None
 
 

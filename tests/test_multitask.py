@@ -130,6 +130,16 @@ def test_evaluation_gives_what_training_found(finished, folder):
     assert read_json(finished / "dev_metrics.json")["f1"] == pytest.approx(metrics["tags_f1"])
 
 
+def test_all_data_are_checked_before_any_are_predicted(finished, folder, tmp_path, capsys):
+    bad = shutil.copytree(folder, tmp_path / "tasks", ignore=shutil.ignore_patterns("run*"))
+    with open(bad / "tags" / "dev.txt", "a") as f:
+        f.write("\ncat B-Z\n")
+    options = ["--mode=evaluate", f"--init_from={finished}/model"]
+    assert run(bad, tmp_path / "run", *options) == 2
+    assert "unknown label 'B-Z' in this sentence" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stopped_run_goes_on_with_the_same_turns(finished, folder, tmp_path, monkeypatch):
     """Stopped at a checkpoint and started again, it has the weights of one that was not stopped."""
 

@@ -111,6 +111,9 @@ def read_data(config, data_dir, splits, bad_rows, trained=None):
 
     Returns:
       `training.task_setup.FinetuningData`.
+
+    Raises:
+      UserError: no training file, or a row that is not to be left out.
     """
     from electra_tf.tasks import kind_of
     from electra_tf.tasks.task import read_split
@@ -121,6 +124,7 @@ def read_data(config, data_dir, splits, bad_rows, trained=None):
         split: read_split(kind, config, data_dir, split, bad_rows) if split in splits else {}
         for split in ("train", "dev", "test")
     }
+    _warn_of_missing_sets(config, data_dir, sets, splits)
     train = sets["train"].get("", [])
     if "train" in splits:
         if not train:
@@ -132,6 +136,22 @@ def read_data(config, data_dir, splits, bad_rows, trained=None):
     else:
         task = kind(config, trained.labels, trained.label_range, trained.threshold)
     return checked_data(task, sets, bad_rows)
+
+
+def _warn_of_missing_sets(config, data_dir, sets, splits):
+    """Warns of dev and test sets that the task names and that are not there."""
+    from absl import logging
+
+    for split in splits:
+        for name, pattern in config.files(split).items():
+            if split != "train" and name not in sets[split]:
+                logging.warning(
+                    "--data_dir=%s: no %s, a %s set of task %s",
+                    data_dir,
+                    pattern,
+                    split,
+                    config.name,
+                )
 
 
 def _missing(config, data_dir, split):
@@ -178,6 +198,11 @@ def _read_training_data(config, data_dir, bad_rows):
             raise _missing(config, data_dir, "dev")
         logging.warning(
             "%s: no dev set: the last checkpoint is kept, and nothing is measured", config.name
+        )
+    elif (first := next(iter(config.files("dev")))) not in data.dev:
+        raise UserError(
+            f"--data_dir={data_dir}: no {config.files('dev')[first]}, the dev set by which task {config.name} "
+            "chooses the checkpoint; add it, or name in the task's 'dev' those alone that there are"
         )
     logging.info(
         "%s: %d training examples%s",
@@ -295,11 +320,13 @@ def _apply(values, task_configs, config, strategy):
     split, metrics = {"evaluate": "dev", "predict": "test"}[values.mode], {}
     folder = _model_to_apply(values)
     logging.info("model: %s", folder)
-    for task_config, data_dir in zip(task_configs, _data_dirs(values.data_dir, task_configs)):
-        prefix = f"{task_config.name}_" if len(task_configs) > 1 else ""
-        metrics |= _apply_task(
-            values, folder, task_config, data_dir, config, strategy, split, prefix
-        )
+    # All data are checked before anything is written.
+    data = [
+        _read_data_to_apply(values, folder, task_config, data_dir, split)
+        for task_config, data_dir in zip(task_configs, _data_dirs(values.data_dir, task_configs))
+    ]
+    for one in data:
+        metrics |= _apply_task(values, folder, one, config, strategy, split, len(data) > 1)
     if metrics and is_chief(strategy):
         files.write_json(os.path.join(values.output_dir, f"{split}_metrics.json"), metrics)
         for name, value in metrics.items():
@@ -332,11 +359,10 @@ def _model_to_apply(values):
     return own if is_start else given
 
 
-def _apply_task(values, folder, task_config, data_dir, config, strategy, split, prefix):
-    """Predicts a split of one task by the model in a folder; returns its metrics."""
-    from electra_tf.tasks.model_folder import load_finetuned, read_task
+def _read_data_to_apply(values, folder, task_config, data_dir, split):
+    """`FinetuningData` of a split of one task, for the model in a folder."""
+    from electra_tf.tasks.model_folder import read_task
     from electra_tf.tasks.reading import BadRows
-    from electra_tf.training import finetuning
 
     trained = read_task(folder, task_config.name, is_applied=True).task
     wanted = task_config.labels
@@ -350,10 +376,25 @@ def _apply_task(values, folder, task_config, data_dir, config, strategy, split, 
             f"--task={task_config.name}: {folder} was fine-tuned on questions that all have answers "
             "(version_2: false), and cannot tell which have none"
         )
+    if trained.config.multi_label != task_config.multi_label:
+        raise UserError(
+            f"--task={task_config.name}: multi_label is {str(task_config.multi_label).lower()} there; "
+            f"{folder} was fine-tuned with {str(trained.config.multi_label).lower()}"
+        )
     task_config = task_config.searching_like(trained.config)
     data = read_data(task_config, data_dir, (split,), BadRows(values.skip_bad_rows), trained)
     if not getattr(data, split):
         raise _missing(task_config, data_dir, split)
+    return data
+
+
+def _apply_task(values, folder, data, config, strategy, split, is_among_several):
+    """Predicts a split of one task by the model in a folder; returns its metrics."""
+    from electra_tf.tasks.model_folder import load_finetuned
+    from electra_tf.training import finetuning
+
+    task_config = data.task.config
+    prefix = f"{task_config.name}_" if is_among_several else ""
     with strategy.scope():
         finetuned = load_finetuned(folder, task_config.name, task_config)
     data = data._replace(task=data.task.with_threshold(finetuned.network))
@@ -365,7 +406,7 @@ def _apply_task(values, folder, task_config, data_dir, config, strategy, split, 
 def _run(values):
     from electra_tf.tasks.config import TASK_KEYS, load_task_config
 
-    overrides = parse_overrides(values.override)
+    overrides = parse_overrides(values.override, as_written=("labels",))
     if values.seed is not None:
         overrides["seed"] = values.seed
     commands.import_tensorflow()

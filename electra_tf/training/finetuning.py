@@ -48,6 +48,7 @@ MODEL_FOLDER = "model"
 
 _NEXT_ATTEMPT = 1000  # Added to the seed of a trial that is started again.
 _MOST_ATTEMPTS = 5
+_LENGTHS = "lengths/"  # No set's name begins so: a task's has no "/".
 
 
 @noticing_lost_workers()
@@ -211,9 +212,9 @@ class _Trial:
             if is_out_of_memory(error):
                 raise UserError(
                     "out of memory; raise gradient_accumulation_steps (now "
-                    f"{config.gradient_accumulation_steps}), or lower train_batch_size (now "
-                    f"{config.train_batch_size}), eval_batch_size (now {config.eval_batch_size}) or "
-                    f"max_seq_length (now {config.max_seq_length})"
+                    f"{config.gradient_accumulation_steps}), or lower eval_batch_size (now "
+                    f"{config.eval_batch_size}); or in another --output_dir train_batch_size (now "
+                    f"{config.train_batch_size}) or max_seq_length (now {config.max_seq_length})"
                 ) from None
             raise
 
@@ -375,7 +376,7 @@ def _save_outputs(path, outputs):
     for name, rows in outputs.items():
         rows = [np.atleast_2d(row) for row in rows]
         arrays[name] = np.concatenate(rows)
-        arrays[f"{name}_lengths"] = np.array([len(row) for row in rows])
+        arrays[f"{_LENGTHS}{name}"] = np.array([len(row) for row in rows])
     content = io.BytesIO()
     np.savez(content, **arrays)
     files.write(path, content.getvalue())
@@ -385,9 +386,9 @@ def _read_outputs(path):
     with tf.io.gfile.GFile(path, "rb") as f:
         arrays = np.load(io.BytesIO(f.read()))
     return {
-        name: np.split(arrays[name], np.cumsum(arrays[f"{name}_lengths"])[:-1])
+        name: np.split(arrays[name], np.cumsum(arrays[f"{_LENGTHS}{name}"])[:-1])
         for name in arrays.files
-        if not name.endswith("_lengths")
+        if not name.startswith(_LENGTHS)
     }
 
 

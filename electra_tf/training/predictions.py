@@ -29,7 +29,7 @@ def set_name(split, name):
 
 
 def metrics_of(done, split):
-    """The metrics of a split's sets, those of another than the first with its name at their ends.
+    """The metrics of a split's sets, those of another than the task's first with its name at their ends.
 
     Args:
       done: `TaskPredictions`.
@@ -39,11 +39,12 @@ def metrics_of(done, split):
       dict of floats; of a set whose labels are not all known there are none.
     """
     metrics, task = {}, done.task
-    for number, (name, (examples, predictions)) in enumerate(done.sets.get(split, {}).items()):
+    first = next(iter(task.config.files(split)), None)
+    for name, (examples, predictions) in done.sets.get(split, {}).items():
         if all(example.label is not None for example in examples):
             values = task.metrics(predictions, examples)
-            task = task.fitted(values)  # What the first set decides holds for the others.
-            metrics |= {f"{k}_{name}" if number else k: v for k, v in values.items()}
+            task = task.fitted(values)  # What one set decides holds for those after it.
+            metrics |= {k if name in ("", first) else f"{k}_{name}": v for k, v in values.items()}
     return {f"{done.prefix}{name}": value for name, value in metrics.items()}
 
 

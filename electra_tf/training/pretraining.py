@@ -312,9 +312,9 @@ class _Training:
             )
         return (
             "out of memory in training; raise gradient_accumulation_steps (now "
-            f"{config.gradient_accumulation_steps}; auto chooses by the memory), or lower "
-            f"train_batch_size (now {config.train_batch_size}) or max_seq_length (now "
-            f"{config.max_seq_length}), or set mixed_precision to bfloat16 (now "
+            f"{config.gradient_accumulation_steps}; auto chooses by the memory); or in another "
+            f"--output_dir lower train_batch_size (now {config.train_batch_size}) or max_seq_length "
+            f"(now {config.max_seq_length}), or set mixed_precision to bfloat16 (now "
             f"{config.mixed_precision})"
         )
 

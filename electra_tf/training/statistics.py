@@ -24,8 +24,8 @@ def summarize(metric, results):
     """Medians, means, standard deviations and the best of trials.
 
     Args:
-      metric: what the best trial is best by.
-      results: list of dicts with `seed` and `metrics`, those that are stuck included.
+      metric: what the best trial is best by; where all are stuck, the best of those.
+      results: list of dicts with `seed`, `metrics` and `is_stuck`.
 
     Returns:
       dict of `metrics` (the medians by name; None where a trial's is undefined), `mean`,
@@ -38,8 +38,13 @@ def summarize(metric, results):
         )
         for name in results[0]["metrics"]
     }
+    # A trial that answers the same to everything may have the best F1, and is no model to be used.
     best = max(
-        range(len(results)), key=lambda i: goodness(metric, results[i]["metrics"].get(metric))
+        range(len(results)),
+        key=lambda i: (
+            not results[i]["is_stuck"],
+            goodness(metric, results[i]["metrics"].get(metric)),
+        ),
     )
     several = len(results) > 1
     return {

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from electra_tf.configs import HEADS_BY_KIND
+from electra_tf.configs import ARCHITECTURE_KEYS, HEADS_BY_KIND
 from electra_tf.errors import UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.electra import ElectraModel
@@ -18,7 +18,7 @@ from electra_tf.modeling.finetuner import Finetuner
 from electra_tf.modeling.trainable import DTYPE_POLICIES
 from electra_tf.optimization import create_finetuning_optimizer
 from electra_tf.tasks.task import Task, keep_good
-from electra_tf.tokenization import Tokenizer
+from electra_tf.tokenization import Tokenizer, vocab_sha256
 from electra_tf.training.feature_batches import FeatureBatches
 from electra_tf.training.finetune_loop import DevSet, FinetuningTrainer, MultiTaskTrainer
 from electra_tf.training.strategies import (
@@ -48,6 +48,18 @@ class Encoder(NamedTuple):
     tokenizer: Tokenizer
     sha256: str
 
+    @property
+    def identity(self):
+        """What tells whether encoders and their tokenizers are the same, a dict."""
+        return {
+            "encoder_sha256": self.sha256,
+            "vocab_sha256": vocab_sha256(self.tokenizer.vocab),
+            "lowercase": self.tokenizer.lowercase,
+            "strip_accents": self.tokenizer.strip_accents,
+            "layer_norm_eps": self.config.layer_norm_eps,
+            **{k: v for k, v in dataclasses.asdict(self.config).items() if k in ARCHITECTURE_KEYS},
+        }
+
 
 def load_encoder(folder):
     """Reads the encoder and the tokenizer of a folder of ELECTRA or BERT.
@@ -56,10 +68,13 @@ def load_encoder(folder):
       folder: of a model, or of a run with `discriminator/` in it.
 
     Raises:
-      UserError: a file is missing or malformed, or the vocabulary has another size.
+      UserError: a file is missing or malformed, the vocabulary has another size, or the tensors are not
+        an encoder's with these sizes.
     """
     folder = huggingface.find_encoder(folder)
     config, arrays, heads = huggingface.read_encoder(folder)
+    # What does not fit is told here, before a run has written anything.
+    huggingface.assign_tensors(huggingface.encoder_tensors(ElectraModel(config)), arrays, folder)
     if heads:
         logging.info("%s: left out %s", folder, ", ".join(sorted(heads)))
     tokenizer = Tokenizer.from_pretrained(folder)
@@ -219,7 +234,7 @@ class Setup:
         check_eval_batch(self.config, strategy)
         self.encoder, self.strategy = encoder, strategy
         # In their order, which decides the turns.
-        self.identity = {"task": ",".join(names), "encoder_sha256": encoder.sha256}
+        self.identity = {"task": ",".join(names), **encoder.identity}
         prefixes = [f"{name}_" if several else "" for name in names]
         for one, prefix in zip(data, prefixes):
             identity = {**one.task.options, **one.identity}
