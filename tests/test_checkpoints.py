@@ -34,7 +34,7 @@ def copy(finished, tmp_path):  # noqa: F811
         (truncate, "ckpt-8.data*"),
         pytest.param(flip_a_bit, "ckpt-8.data*", marks=pytest.mark.slow),
         pytest.param(truncate, "ckpt-8.index", marks=pytest.mark.slow),
-        (flip_a_bit, "ckpt-8.index"),
+        pytest.param(flip_a_bit, "ckpt-8.index", marks=pytest.mark.slow),
     ],
 )
 def test_the_one_before_is_used(data, finished, copy, caplog, damage, pattern):  # noqa: F811

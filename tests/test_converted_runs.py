@@ -16,7 +16,11 @@ from electra_tf.training.checkpoints import create_run_checkpoint, restore
 from electra_tf.training.pretraining import create_model
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder",
+    [FOLDERS[0], pytest.param(FOLDERS[1], marks=pytest.mark.slow)],
+    ids=lambda folder: folder.name,
+)
 def test_five_steps_from_a_converted_checkpoint(folder, tmp_path):
     assert to_run(folder / "model.ckpt-0", tmp_path / "run", "--optimizer", NO_MOMENTS) == 0
     meta = json.loads((folder / "meta.json").read_text())["config"]

@@ -78,7 +78,8 @@ def test_parts_are_the_whole(reference, two_devices, num_replicas, num_parts, ji
         assert np.linalg.norm(weight - expected) <= 1e-5 * np.linalg.norm(expected), path
 
 
-@pytest.mark.parametrize("num_parts", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_parts", [1, 2])
 def test_pieces_side_by_side_are_the_whole(reference, num_parts):
     """A batch of 8 in pieces of 2 rows, of micro-batches too."""
     config = dataclasses.replace(STILL, gradient_accumulation_steps=num_parts)
@@ -139,6 +140,7 @@ def assert_equal_run(folder, reference, metrics_rtol=1e-4, weights_rtol=1e-5):
                 assert difference <= weights_rtol * np.linalg.norm(expected), name
 
 
+@pytest.mark.slow  # test_parts_are_the_whole and test_finetuning have quick ones.
 def test_a_run_on_two_devices(data, one_device, tmp_path):
     command = arguments(data, tmp_path / "run", "--strategy=mirrored", *RUN)
     assert pretrain.main([*command, "--num_virtual_devices=2"]) == 0

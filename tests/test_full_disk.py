@@ -365,6 +365,7 @@ def test_a_conversion(disk, tmp_path, capsys):
     assert convert.main([*to_google, f"--output={disk.path}/model"]) == 0
 
 
+@pytest.mark.slow  # What it writes, one by one, is above.
 def test_a_run(any_disk, data, tmp_path, capsys, monkeypatch):  # noqa: F811
     """Its disk fills twice; in the end it is the same run as one that had room."""
     disk, run = any_disk, any_disk.path / "run"

@@ -346,6 +346,7 @@ def saved_counts(folder):
     return reader.get_tensor(name)
 
 
+@pytest.mark.slow
 def test_a_unigram_run_goes_on_with_its_own_counts(data, tmp_path, monkeypatch):
     """They are the checkpoint's, whatever is counted by then."""
     with stop_after(4):

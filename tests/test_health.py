@@ -74,17 +74,16 @@ def test_a_loss_that_is_not_finite(text, tmp_path, caplog):
     assert "lower learning_rate (now 0.001) or raise num_warmup_steps (now 0)" in warning
 
 
-def test_an_idle_discriminator(text, tmp_path, caplog):
+@pytest.mark.parametrize("eval_data", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_an_idle_discriminator(text, tmp_path, caplog, eval_data):
     # Without a weight in the loss it never learns; with and without held-out data.
     options = ("disc_weight=0.0", "num_train_steps=30", "steps_per_loop=15")
-    for eval_data in (True, False):
-        warnings = warnings_of(
-            text, tmp_path / str(eval_data), caplog, *options, eval_data=eval_data
-        )
-        warning = only(warnings, "majority baseline")
-        assert "disc_accuracy 0." in warning and "raise disc_weight (now 0)" in warning
+    warnings = warnings_of(text, tmp_path, caplog, *options, eval_data=eval_data)
+    warning = only(warnings, "majority baseline")
+    assert "disc_accuracy 0." in warning and "raise disc_weight (now 0)" in warning
 
 
+@pytest.mark.slow  # test_what_is_warned_of is the quick one, of this and the next three.
 def test_a_generator_that_runs_ahead(tmp_path, caplog):
     # One word, over and over: nothing is easier to restore.
     folder = build(tmp_path, ["echo " * (140 + d) for d in range(30)])
@@ -95,6 +94,7 @@ def test_a_generator_that_runs_ahead(tmp_path, caplog):
     assert "generator_hidden_size" in warning
 
 
+@pytest.mark.slow
 def test_padding(tmp_path, caplog):
     # 4 words, [CLS] and [SEP]: 6 of 16 positions, so that 62.5 % are padding.
     colours = ("red", "green", "blue")
@@ -103,6 +103,7 @@ def test_padding(tmp_path, caplog):
     assert "62 % of the token positions" in warning and "smaller --max_seq_length" in warning
 
 
+@pytest.mark.slow
 def test_a_slow_input_pipeline(text, tmp_path, caplog, monkeypatch):
     read = records.RecordReader.read
 
@@ -117,6 +118,7 @@ def test_a_slow_input_pipeline(text, tmp_path, caplog, monkeypatch):
     assert "waits for its data" in warning and "faster disk" in warning
 
 
+@pytest.mark.slow
 def test_a_corpus_that_is_repeated(text, tmp_path, caplog):
     num_examples = records.read_dataset_file([f"{text}/records/any"])["num_examples"]
     steps = 41 * num_examples // 256 + 1
@@ -150,6 +152,17 @@ def test_healthy_figures_are_left_alone():
     assert health.wasted_padding(CONFIG, 0.2) is None
     # 1,000,000 steps of 128 examples on WikiBooks' 26 million examples of 128 tokens.
     assert health.repeated_corpus(CONFIG, 26_000_000) is None
+
+
+def test_what_is_warned_of():
+    ahead = health.generator_ahead(*healthy(sampled_masked_lm_accuracy=0.76))
+    assert "76 % of its samples are the true token" in ahead
+    assert "waits for its data 21 % of the time" in health.slow_input(0.21)
+    assert "62 % of the token positions" in health.wasted_padding(CONFIG, 0.625)
+    # 1,000,000 steps of 128 examples: 41 times 3,121,951, and 40 times are 975,609 steps.
+    warning = health.repeated_corpus(CONFIG, 3_121_951)
+    assert "the 3,121,951 training examples 41 times" in warning
+    assert "num_train_steps to 975,609 or less" in warning
 
 
 def test_nobody_judges_a_discriminator_early():

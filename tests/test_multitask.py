@@ -140,6 +140,7 @@ def test_all_data_are_checked_before_any_are_predicted(finished, folder, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # The same of one task is in test_finetuning.
 def test_a_stopped_run_goes_on_with_the_same_turns(finished, folder, tmp_path, monkeypatch):
     """Stopped at a checkpoint and started again, it has the weights of one that was not stopped."""
 

@@ -121,10 +121,11 @@ def test_fit_is_the_same_as_gradient_steps():
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     first, second = make(), make()
-    assert train(first, 6) == train(second, 6)
+    losses = train(first, 6)
+    assert losses == train(second, 6)
     for a, b in zip(weights(first), weights(second)):
         np.testing.assert_array_equal(a, b)
-    assert train(make(dataclasses.replace(CONFIG, seed=43)), 1) != train(make(), 1)
+    assert train(make(dataclasses.replace(CONFIG, seed=43)), 1) != losses[:1]
 
 
 @pytest.mark.slow  # test_xla_gives_the_same_losses is the quick one.
@@ -261,7 +262,7 @@ def test_positions_hidden_twice(fidelity, twice):
     assert any(len(set(row)) < len(row) for row in rows) == twice
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_recomputed_activations_give_the_same_gradients(dtype):
     results, num_products = [], []
     for recompute in (False, True):

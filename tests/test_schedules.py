@@ -238,6 +238,7 @@ def run(request, data, tmp_path_factory):
     return request.param, folder, flags
 
 
+@pytest.mark.slow  # A continued schedule begins at a checkpoint, too.
 def test_resumed_runs_are_the_same(run, data, tmp_path):
     """From step 4: before the second stage, between two turns."""
     name, folder, flags = run

@@ -38,7 +38,7 @@ def overflowing(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_skipped_step_changes_nothing_and_counts(overflowing, two_devices, replicas):
     overflowing(1, 2)
     strategy = two_devices if replicas == 2 else tf.distribute.get_strategy()
@@ -73,7 +73,8 @@ def test_the_loss_scale_by_hand():
     assert not LossScale("bfloat16").is_dynamic
 
 
-@pytest.mark.parametrize("num_parts", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # test_float16_finds_a_scale is the quick one.
+@pytest.mark.parametrize("num_parts", [1, 2])
 def test_float16_learns_what_float32_does(num_parts):
     losses = {}
     for config in (CONFIG, FLOAT16):

@@ -32,7 +32,7 @@ def signal_at(monkeypatch):
 @pytest.mark.parametrize(
     "number, step",
     [
-        (signal.SIGTERM, 3),
+        pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
         (signal.SIGINT, 4),
         pytest.param(signal.SIGTERM, 6, marks=pytest.mark.slow),
     ],

@@ -179,6 +179,7 @@ def test_it_went_on_where_it_was_broken_off(finished):
     assert metrics.startswith(before)  # Among others the time that each step took.
 
 
+@pytest.mark.slow
 def test_the_same_call_again_trains_nothing(folder, finished):
     metrics = finished / "model_run/trial-1/metrics.jsonl"
     results = finished / "model_run/results.json"

@@ -40,6 +40,7 @@ def test_a_continued_schedule_gives_what_one_run_gives(data, finished, stopped, 
             assert tensor.tobytes() == tensors_of(run)[name][key].tobytes(), key
 
 
+@pytest.mark.slow
 def test_a_start_that_came_to_no_checkpoint(data, finished, tmp_path):
     """The same command begins anew; the lines of before are not there twice."""
     command = arguments(data, tmp_path / "run", f"--init_from={finished}")
