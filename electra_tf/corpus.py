@@ -129,13 +129,16 @@ def read_documents(
     """
     report = ReadReport() if report is None else report
     seen = set()
+    max_bytes = int(max_line_mb * 1e6)
     for path in paths:
-        for numbers, lines in _numbered_documents(path, report, json_field, int(max_line_mb * 1e6)):
+        for numbers, lines in _numbered_documents(
+            path, report, json_field, max_bytes, invalid_utf8
+        ):
             text = b"\n".join(lines)
             try:
                 text.decode()
             except UnicodeDecodeError:
-                lines = _mend(path, numbers, lines, invalid_utf8, report)
+                lines = list(_mend(path, numbers, lines, invalid_utf8, report))
                 text = b"\n".join(lines)
             report.num_bytes += len(text)
             report.num_documents += 1
@@ -155,12 +158,13 @@ def source_bytes(source, json_field="text"):
     return tf.io.gfile.stat(source).length
 
 
-def _numbered_documents(source, report, json_field, max_bytes):
+def _numbered_documents(source, report, json_field, max_bytes, invalid_utf8):
     """Yields `(numbers, lines)`: a document's lines, and their numbers for messages."""
     if source.startswith(tfds_corpus.PREFIX):
         return _whole_documents(_tfds_texts(source, json_field, max_bytes, report))
     lines = _read_lines(source, max_bytes, report)
     if source.removesuffix(".gz").endswith(".jsonl"):
+        lines = _mend(source, itertools.count(1), lines, invalid_utf8, report)
         return _whole_documents(_json_texts(source, lines, json_field))
     return _text_documents(lines, report)
 
@@ -250,7 +254,7 @@ def _tfds_texts(source, field, max_bytes, report):
 
 
 def _mend(path, numbers, lines, invalid_utf8, report):
-    mended = []
+    """Yields lines, those that are no UTF-8 with U+FFFD in its place."""
     for number, line in zip(numbers, lines):
         try:
             line.decode()
@@ -264,8 +268,7 @@ def _mend(path, numbers, lines, invalid_utf8, report):
             report.num_invalid_lines += 1
             report.first_invalid = report.first_invalid or place
             line = line.decode(errors="replace").encode()
-        mended.append(line)
-    return mended
+        yield line
 
 
 # Documents -> examples.

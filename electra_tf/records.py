@@ -126,7 +126,7 @@ def _scan_gzip(path, skip_corrupt):
 def _corrupt_message(path, where):
     return (
         f"{path}: truncated or corrupt {where}; copy or build the shard again, or leave such "
-        "records out with --skip_corrupt"
+        "records out with --skip_corrupt, in another --output_dir where a run has begun"
     )
 
 
@@ -440,10 +440,20 @@ class RecordBatches:
         Args:
           vocab_size: int.
           num_steps: most batches to count; 0 for all.
+
+        Raises:
+          UserError: a token is beyond the vocabulary, which no record before had.
         """
         counts = np.zeros(vocab_size, np.int64)
         for batch in self.evaluation(num_steps):
-            counts += np.bincount(batch["input_ids"].numpy().ravel(), minlength=vocab_size)
+            ids = batch["input_ids"].numpy().ravel()
+            if ids.max() >= vocab_size:
+                raise UserError(
+                    f"{self._shards[0].path}: it or a shard with it holds token {ids.max()}, but the "
+                    f"vocabulary ends at {vocab_size - 1}; give the --vocab_file that the records were "
+                    "built with, and another --output_dir"
+                )
+            counts += np.bincount(ids, minlength=vocab_size)
         return counts
 
     def _read(self, function, number, batch_size):

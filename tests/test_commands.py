@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from electra_tf import Discriminator, Generator, Tokenizer
+from electra_tf import Discriminator, Generator, Tokenizer, UserError, load_pretraining_config
 from electra_tf.commands import build_pretraining_data, build_vocab, convert, pretrain
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -143,6 +143,35 @@ def test_from_text_alone(data, tmp_path, capsys):
         assert f"built with {name.replace('corpus', 'inputs')}" in last_line(capsys)
     assert pretrain.main([*command, f"--corpus={tmp_path}"]) == 2
     assert "lies in --corpus=" in last_line(capsys)
+
+
+def test_records_of_a_start_that_was_killed_are_known(data, tmp_path, capsys):
+    """Before it came to say what they were built from."""
+    config = load_pretraining_config("tiny", {"max_seq_length": 16, "strip_accents": None})
+    folder, arguments = str(tmp_path / "data"), (f"{data}/vocab.txt", 0.2)
+    built = pretrain.build_data(config, f"{data}/text.txt", folder, *arguments)
+    (tmp_path / "data" / "source.json").unlink()
+    capsys.readouterr()
+    again = pretrain.build_data(config, f"{data}/text.txt", folder, *arguments)
+    assert again[1:] == built[1:] and "tokens in" not in capsys.readouterr().out
+    assert (tmp_path / "data" / "source.json").exists()
+    (tmp_path / "data" / "source.json").unlink()
+    with pytest.raises(UserError, match="dataset.json: built with eval_fraction 0.2, not 0.3"):
+        pretrain.build_data(config, f"{data}/text.txt", folder, f"{data}/vocab.txt", 0.3)
+
+
+def test_a_start_that_does_not_fit_before_records_are_built(data, finished, tmp_path, capsys):
+    command = [
+        "", "--config=tiny", f"--corpus={data}/text.txt", f"--output_dir={tmp_path}/run", *OVERRIDES,
+        f"--init_from={finished}",
+    ]  # fmt: skip
+    assert pretrain.main(command) == 2
+    assert f"give --vocab_file={finished}/discriminator/vocab.txt" in last_line(capsys)
+    words = (data / "vocab.txt").read_text().splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join([*words[:-2], words[-1], words[-2]]))
+    assert pretrain.main([*command, f"--vocab_file={tmp_path}/vocab.txt"]) == 2
+    assert "the discriminator has another vocabulary" in last_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_held_out_records(data, tmp_path, caplog):

@@ -1,19 +1,30 @@
 """Training that goes on from converted checkpoints."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from test_commands import arguments, last_line, tensors_of
 from test_convert_google import NO_MOMENTS, arrays_of, sizes, to_google, to_run
 from test_golden_google import FOLDERS, google_variables, inject, inputs_of
 
+from electra_tf import UserError
 from electra_tf.commands import pretrain
-from electra_tf.configs import load_pretraining_config
+from electra_tf.configs import (
+    PRETRAINING_PRESETS,
+    RUN_KEYS,
+    PretrainingConfig,
+    load_pretraining_config,
+    read_yaml,
+    validate,
+)
 from electra_tf.interop import google, runs
 from electra_tf.training.checkpoints import create_run_checkpoint, restore
 from electra_tf.training.pretraining import create_model
+from electra_tf.training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -54,6 +65,29 @@ def test_five_steps_from_a_converted_checkpoint(folder, tmp_path):
                 difference = tensors[name + ending].variable.numpy() - theirs
                 squares += np.sum(np.square(difference)), np.sum(np.square(theirs))
         assert np.sqrt(squares[0]) <= rtol * np.sqrt(squares[1]), ending
+
+
+def test_the_first_start_says_what_a_checkpoint_does_not(tmp_path):
+    """Keys of any values; from then on they belong to the run."""
+    run = str(tmp_path / "run")
+    assert to_run(FOLDERS[0] / "model.ckpt-0", run, "--optimizer", NO_MOMENTS) == 0
+    keys = {**PRETRAINING_PRESETS["small"], **read_yaml(f"{run}/config.yaml")}
+    keys |= {
+        "fidelity": "google2020",
+        "seed": 7,
+        "mixed_precision": "float16",
+        "max_seq_length": 16,
+    }
+    config, data = validate(PretrainingConfig, keys, ""), {"init_from": None}
+    RunFolder(run, config, data, RUN_KEYS)
+    with pytest.raises(UserError, match="seed is 7 there and 8 here"):
+        RunFolder(run, dataclasses.replace(config, seed=8), data, RUN_KEYS)
+    # Of a run from before a key was there the key's default counts.
+    written = read_yaml(f"{run}/config.yaml")
+    del written["disc_weight"]
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(written))
+    with pytest.raises(UserError, match="disc_weight is 50.0 there and 1.0 here"):
+        RunFolder(run, dataclasses.replace(config, disc_weight=1.0), data, RUN_KEYS)
 
 
 def test_a_run_without_a_checkpoint_does_not_begin_anew(data, tmp_path, capsys):

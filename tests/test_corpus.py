@@ -92,6 +92,15 @@ def test_invalid_utf8_is_counted_and_replaced(tmp_path):
         documents_of(tmp_path, invalid_utf8="error")
 
 
+def test_invalid_utf8_in_json_lines(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "na\xefve"}\n')
+    documents, report = documents_of(tmp_path)
+    assert documents == ["fine", "na\ufffdve"]
+    assert (report.num_invalid_lines, report.first_invalid) == (1, f"{tmp_path}/a.jsonl:2")
+    with pytest.raises(UserError, match=r"a.jsonl:2: invalid UTF-8 at byte 12 of the line"):
+        documents_of(tmp_path, invalid_utf8="error")
+
+
 def test_a_line_without_end_is_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"short\n" + b"x" * 3_000_000 + b"\nshort\n")
     with pytest.raises(UserError, match=r"a.txt:2: a line of more than 2 MB.*--max_line_mb"):

@@ -41,6 +41,26 @@ def test_the_number_by_hand(monkeypatch, megabytes, expected):
     assert memory.choose_micro_batches(None, ONE_DEVICE, 24) == expected
 
 
+@pytest.mark.parametrize(
+    "most, expected",
+    [
+        (16, 2),  # 340 MB of 424 are usable: 24 rows need as much, and 12 a third less.
+        (15, 2),  # The rows are measured by 1 and 4 then.
+        (3, 24),  # A row at a time is all that is known to fit.
+    ],
+)
+def test_rows_that_do_not_fit_to_be_measured(monkeypatch, most, expected):
+    class Little(Free):
+        def peak_of(self, function, rows):
+            if rows > most:
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+            return super().peak_of(function, rows)
+
+    monkeypatch.setattr(memory, "_memory", lambda strategy: Little(424))
+    monkeypatch.setattr(memory, "_gradients_of_rows", lambda model: lambda rows: None)
+    assert memory.choose_micro_batches(None, ONE_DEVICE, 24) == expected
+
+
 def test_not_even_one_row(monkeypatch):
     monkeypatch.setattr(memory, "_memory", lambda strategy: Free(137))
     monkeypatch.setattr(memory, "_gradients_of_rows", lambda model: lambda rows: None)

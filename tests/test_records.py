@@ -54,6 +54,16 @@ def shards(request, tmp_path):
     return write_shards(tmp_path, [9, 0, 13, 1])
 
 
+def test_a_token_beyond_the_vocabulary(shards):
+    """Of foreign records the first one is looked at before; the others when tokens are counted."""
+    batches = open_batches(shards)
+    ids = np.concatenate([b["input_ids"].numpy().ravel() for b in batches.evaluation()])
+    largest = ids.max()
+    np.testing.assert_array_equal(batches.token_counts(largest + 1), np.bincount(ids))
+    with pytest.raises(UserError, match=f"holds token {largest}, .* ends at {largest - 1}; give"):
+        batches.token_counts(largest)
+
+
 def test_an_epoch_has_each_example_once(tmp_path):
     batches = open_batches(write_shards(tmp_path, [9, 0, 13, 1]))
     assert batches.num_examples == 23

@@ -8,9 +8,14 @@ import pytest
 import safetensors.numpy
 from test_commands import arguments, comparable, last_line, metrics_of, tensors_of
 
+from electra_tf import ElectraPretrainer, Tokenizer
 from electra_tf.commands import pretrain
+from electra_tf.configs import PretrainingConfig, read_yaml, validate
+from electra_tf.interop import huggingface
+from electra_tf.training import warm_start
 
 POSITIONS = "electra.embeddings.position_embeddings.weight"
+WORDS = "electra.embeddings.word_embeddings.weight"
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +137,7 @@ def test_bert_is_a_warm_start(data, finished, tmp_path, caplog):
         np.concatenate([table, table, table[:112]]),
         atol=1e-9,
     )
-    word_embeddings = "electra.embeddings.word_embeddings.weight"
-    np.testing.assert_array_equal(
-        networks["generator"][word_embeddings], networks["discriminator"][word_embeddings]
-    )
+    np.testing.assert_array_equal(networks["generator"][WORDS], networks["discriminator"][WORDS])
     query = "electra.encoder.layer.0.attention.self.query.weight"
     assert np.abs(networks["generator"][query] - tensors_of(finished)["generator"][query]).max() > 0
     for message in (
@@ -145,6 +147,61 @@ def test_bert_is_a_warm_start(data, finished, tmp_path, caplog):
         f"left out of {tmp_path}/bert: cls.predictions.bias, electra.pooler.dense.bias",
     ):
         assert message in caplog.text
+    # What a run began with is not needed any more.
+    shutil.rmtree(tmp_path / "bert")
+    assert pretrain.main(arguments(data, tmp_path / "run", *flags)) == 0
+
+
+@pytest.mark.parametrize(
+    "file, text, flags",
+    [
+        ("discriminator/tokenizer_config.json", '"do_lower_case": ', []),
+        ("config.yaml", "do_lower_case: ", ["--continue_schedule"]),
+    ],
+)
+def test_another_casing_is_refused(data, stopped, tmp_path, capsys, finished, file, text, flags):
+    shutil.copytree(finished / "discriminator", stopped / "discriminator")
+    content = (stopped / file).read_text()
+    assert f"{text}true" in content
+    (stopped / file).write_text(content.replace(f"{text}true", f"{text}false"))
+    command = arguments(data, tmp_path / "run", f"--init_from={stopped}", *flags)
+    assert pretrain.main(command) == 2
+    assert "do_lower_case is False there and True here; set --override=do_lower_case=false" in (
+        last_line(capsys)
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_embeddings_of_the_generator_are_not_lost(data, finished, tmp_path, capsys):
+    other = shutil.copytree(finished, tmp_path / "other")
+    weights = other / "generator" / "model.safetensors"
+    arrays = safetensors.numpy.load_file(weights)
+    arrays[WORDS] = arrays[WORDS] + 1
+    arrays.pop("generator_lm_head.weight", None)
+    safetensors.numpy.save_file(arrays, weights)
+    assert pretrain.main(arguments(data, tmp_path / "run", f"--init_from={other}")) == 2
+    assert "the generator has embeddings of its own" in last_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_of_no_piece_are_left_out(finished, tmp_path):
+    """As of models whose embeddings are padded to a multiple of eight."""
+    config = validate(PretrainingConfig, read_yaml(str(finished / "config.yaml")), "")
+    padded = shutil.copytree(finished / "discriminator", tmp_path / "padded")
+    arrays = safetensors.numpy.load_file(padded / "model.safetensors")
+    arrays[WORDS] = np.concatenate([arrays[WORDS], np.ones([6, 16], np.float32)])
+    safetensors.numpy.save_file(arrays, padded / "model.safetensors")
+    values = json.loads((padded / "config.json").read_text())
+    (padded / "config.json").write_text(json.dumps({**values, "vocab_size": config.vocab_size + 6}))
+    warm_start.check_networks(config, Tokenizer.from_pretrained(str(padded)), str(padded))
+    model = ElectraPretrainer(config)
+    notes = warm_start.import_networks(model, str(padded))
+    rows = f"rows {config.vocab_size} to {config.vocab_size + 5} of the embeddings"
+    assert any(rows in note for note in notes)
+    expected = safetensors.numpy.load_file(finished / "discriminator" / "model.safetensors")
+    found = huggingface.stored_arrays(huggingface.model_tensors(model.discriminator))
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name], name)
 
 
 def test_half_a_head_is_refused(data, finished, tmp_path, capsys):

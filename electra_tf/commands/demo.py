@@ -128,20 +128,22 @@ def build_own_data(values):
     Returns:
       `(tokenizer, train_data, eval_data)`.
     """
-    from electra_tf import corpus
+    from electra_tf import corpus, files
 
+    data = os.path.join(values.output_dir, "data")
     reading = build_pretraining_data.reading_options(values)
     paths = corpus.find_files(values.corpus)
     num_documents = sum(1 for _ in corpus.read_documents(paths, drop_duplicates=True, **reading))
     tokenizer, train_data, eval_data = build_data(
         demo_config(1),
         values.corpus,
-        os.path.join(values.output_dir, "data"),
+        data,
         eval_fraction=min(0.5, max(0.05, 5 / max(1, num_documents))),
         num_workers=values.num_workers,
         reading=reading,
     )
     if not eval_data:
+        files.remove(data)  # Of a text that is to be mended.
         raise UserError(
             f"--corpus={values.corpus}: {num_documents} document(s) are too few to hold some out; "
             "separate documents by blank lines"
@@ -269,6 +271,10 @@ def _run(values):
         raise UserError(f"--output_dir={values.output_dir}: give a folder of this machine")
     commands.import_tensorflow()
     out = values.output_dir.rstrip("/")
+    if values.corpus:
+        from electra_tf import corpus
+
+        corpus.find_files(values.corpus)  # Better missed before another demo is moved aside.
     move_aside(out, values.corpus)
     if values.corpus:
         tokenizer, train_data, eval_data = build_own_data(values)

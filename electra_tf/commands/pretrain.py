@@ -138,7 +138,7 @@ def build_data(
     import tensorflow as tf
 
     from electra_tf import files, records
-    from electra_tf.tokenization import Tokenizer
+    from electra_tf.tokenization import Tokenizer, strips_accents
 
     casing = {"lowercase": config.do_lower_case, "strip_accents": config.strip_accents}
     dataset_file = tf.io.gfile.join(data_dir, records.DATASET_FILE)
@@ -152,7 +152,13 @@ def build_data(
         **(reading or {}),
     }
     source_file = tf.io.gfile.join(data_dir, SOURCE_FILE)
-    _refuse_other_source(source_file if tf.io.gfile.exists(source_file) else dataset_file, source)
+    if tf.io.gfile.exists(source_file):
+        _refuse_other_source(source_file, source)
+    else:
+        # Records of a start that was killed before it came to the other file.
+        strip_accents = strips_accents(config.do_lower_case, config.strip_accents)
+        known = {k: v for k, v in source.items() if k != "vocab_size" or v}
+        _refuse_other_source(dataset_file, {**known, "strip_accents": strip_accents})
     if not vocab_file:
         vocab_file = tf.io.gfile.join(data_dir, "vocab.txt")
         if not tf.io.gfile.exists(vocab_file):
@@ -172,6 +178,7 @@ def build_data(
             fidelity=config.fidelity,
             **casing,
         )
+    if not tf.io.gfile.exists(source_file):
         files.write_json(source_file, source)
     held_out = records.read_dataset_file([tf.io.gfile.join(data_dir, "eval", "any")])
     has_eval = held_out is not None and held_out["num_examples"] > 0
@@ -204,6 +211,28 @@ def _refuse_inside(corpus, output_dir):
             )
 
 
+def _check_start(values, config):
+    """Refuses an --init_from that does not fit, before records are built of its vocabulary."""
+    import dataclasses
+
+    from electra_tf.interop.huggingface import find_encoder
+    from electra_tf.tokenization import VOCAB_FILE, Tokenizer
+    from electra_tf.training.pretraining import is_begun
+    from electra_tf.training.warm_start import check_networks
+
+    if is_begun(values.output_dir):
+        return
+    if not values.vocab_file:
+        raise UserError(
+            f"--vocab_file: the networks of --init_from={values.init_from} know their own pieces alone; "
+            f"give --vocab_file={os.path.join(find_encoder(values.init_from), VOCAB_FILE)}"
+        )
+    tokenizer = Tokenizer.from_vocab(values.vocab_file, config.do_lower_case, config.strip_accents)
+    if not values.continue_schedule:  # A run is looked at before its first step.
+        config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
+        check_networks(config, tokenizer, values.init_from)
+
+
 def _run(values):
     overrides = parse_overrides(values.override)
     config = load_pretraining_config(values.config, overrides)
@@ -231,6 +260,8 @@ def _run(values):
         _refuse_inside(values.corpus, values.output_dir)
         if values.eval_data:
             raise UserError("--eval_data: --corpus holds out its own; use --eval_fraction")
+        if values.init_from:
+            _check_start(values, config)
         tokenizer, train_data, eval_data = build_data(
             config,
             values.corpus,

@@ -44,13 +44,7 @@ def choose_micro_batches(model, strategy, batch_size):
     """
     rows = batch_size // strategy.num_replicas_in_sync
     memory = _memory(strategy)
-    large = min(16, rows)
-    small = max(1, large // 4)
-    compute = _gradients_of_rows(model)
-    compute(1)  # Traces, and makes what does not depend on the number of rows.
-    peaks = [memory.peak_of(compute, size) for size in (small, large)]
-    per_row = max(1.0, (peaks[1] - peaks[0]) / max(1, large - small))
-    fixed = max(0.0, peaks[0] - per_row * small)
+    fixed, per_row = _measure(memory, _gradients_of_rows(model), rows)
     usable = USABLE_SHARE * memory.free()
     for number in range(1, rows + 1):
         needed = fixed + per_row * (rows // number)
@@ -67,6 +61,27 @@ def choose_micro_batches(model, strategy, batch_size):
         f"gradient_accumulation_steps=auto: one row needs about {(fixed + per_row) / _MB:,.0f} MB, "
         f"and {usable / _MB:,.0f} MB are usable; lower max_seq_length or the networks' sizes"
     )
+
+
+def _measure(memory, compute, rows):
+    """`(fixed, per_row)`: bytes that gradients take, and that each row adds.
+
+    Where several rows do not fit, not even to be measured, a row is said to take all there is.
+    """
+    compute(1)  # Traces, and makes what does not depend on the number of rows.
+    for large in (16, 4):
+        large = min(large, rows)
+        small = max(1, large // 4)
+        try:
+            peaks = [memory.peak_of(compute, size) for size in (small, large)]
+        except tf.errors.OpError as error:
+            if not is_out_of_memory(error):
+                raise
+            logging.info("gradient_accumulation_steps: %d rows at once do not fit", large)
+        else:
+            per_row = max(1.0, (peaks[1] - peaks[0]) / max(1, large - small))
+            return max(0.0, peaks[0] - per_row * small), per_row
+    return 0.0, USABLE_SHARE * memory.free()
 
 
 def _gradients_of_rows(model):

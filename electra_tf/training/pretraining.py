@@ -107,10 +107,9 @@ def pretrain(
         "init_from": init_from,
         "continue_schedule": continue_schedule,
     }
-    if continue_schedule:
-        warm_start.check_run(config, tokenizer, init_from)
-    elif init_from:
-        warm_start.check_networks(config, tokenizer, init_from)
+    if init_from and not is_begun(output_dir):
+        check = warm_start.check_run if continue_schedule else warm_start.check_networks
+        check(config, tokenizer, init_from)
     run = RunFolder(output_dir, config, data, RUN_KEYS, is_writer=is_chief(strategy))
 
     keras.utils.set_random_seed(config.seed)
@@ -152,6 +151,11 @@ def pretrain(
                 evaluates_first,
             )
     return model
+
+
+def is_begun(output_dir):
+    """Whether a run folder has a checkpoint: what a run began with is not needed any more."""
+    return bool(saved_checkpoints(tf.io.gfile.join(output_dir, CHECKPOINTS)))
 
 
 def create_model(config, mask_id, special_ids, strategy, jit_compile=None):

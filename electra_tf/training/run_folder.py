@@ -25,6 +25,18 @@ def read_data(folder):
     return files.read_json_object(path)
 
 
+def _defaults(config, before):
+    """What a run from before some keys were there did: what their defaults do.
+
+    A converted run's `config.yaml` holds sizes alone, and leaves the rest to its first start.
+    """
+    fields = dataclasses.fields(config)
+    needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+    if not needed <= set(before):
+        return {}
+    return {f.name: f.default for f in fields if f.default not in (None, dataclasses.MISSING)}
+
+
 class RunFolder:
     """`config.yaml`, `data.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, models."""
 
@@ -45,13 +57,9 @@ class RunFolder:
         values = dataclasses.asdict(config)
         before = self._read_config()
         if before is not None:
-            # A folder from before a key was there has done what the key's default does.
-            defaults = {
-                field.name: field.default
-                for field in dataclasses.fields(config)
-                if field.default not in (None, dataclasses.MISSING)
-            }
-            self._refuse_others({**defaults, **before}, values, run_keys, CONFIG_FILE)
+            self._refuse_others(
+                {**_defaults(config, before), **before}, values, run_keys, CONFIG_FILE
+            )
             self._refuse_others(read_data(path), data, (), DATA_FILE)
         if is_writer:
             self._remove_leftovers()

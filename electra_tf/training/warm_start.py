@@ -5,11 +5,18 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from electra_tf.configs import PretrainingConfig, architecture_differences, read_yaml, validate
+from electra_tf.configs import architecture_differences, read_yaml
 from electra_tf.errors import UserError
 from electra_tf.interop import gpt2, huggingface
+from electra_tf.interop.runs import pretraining_config
 from electra_tf.modeling.causal import CausalGenerator, backbone_options
-from electra_tf.tokenization import VOCAB_FILE, Tokenizer, vocab_sha256
+from electra_tf.tokenization import (
+    TOKENIZER_CONFIG_FILE,
+    VOCAB_FILE,
+    Tokenizer,
+    strips_accents,
+    vocab_sha256,
+)
 from electra_tf.training.checkpoints import restore
 from electra_tf.training.run_folder import CHECKPOINTS, CONFIG_FILE, read_data
 
@@ -18,8 +25,9 @@ _POSITIONS = "electra.embeddings.position_embeddings.weight"
 # What decides, beside the architectures, which variables there are.
 _VARIABLE_KEYS = ("generator", "tied", "untied_generator_embeddings")
 
+_WORDS = "electra.embeddings.word_embeddings.weight"
 # What has a row for each piece of the vocabulary.
-_BY_PIECE = ("electra.embeddings.word_embeddings.weight", "generator_lm_head.bias")
+_BY_PIECE = (_WORDS, "generator_lm_head.bias", *huggingface.REPEATED)
 
 
 def find_networks(folder):
@@ -45,18 +53,49 @@ def check_networks(config, tokenizer, folder):
       folder: as of `find_networks`.
 
     Raises:
-      UserError: a file is missing, or a network has another architecture or vocabulary. It may have
-        fewer positions, but for a causal generator.
+      UserError: a file is missing, or a network has another architecture, vocabulary or casing, or the
+        generator embeddings of its own. It may have fewer positions, but for a causal generator.
     """
-    for name, path in find_networks(folder).items():
+    paths = find_networks(folder)
+    for name, path in paths.items():
         if name == "generator" and config.generator_loss is None:
             continue
         _refuse_differences(folder, name, _differences(name, path, config))
-        if Tokenizer.from_pretrained(path).vocab != tokenizer.vocab:
+        there = Tokenizer.from_pretrained(path)
+        if there.vocab != tokenizer.vocab:
             raise UserError(
                 f"--init_from={folder}: the {name} has another vocabulary; build the records with "
                 f"--vocab_file={tf.io.gfile.join(path, VOCAB_FILE)}"
             )
+        if tf.io.gfile.exists(tf.io.gfile.join(path, TOKENIZER_CONFIG_FILE)):
+            _refuse_casing(folder, there.lowercase, there.strip_accents, tokenizer)
+    shares_embeddings = config.generator == "masked" and not config.untied_generator_embeddings
+    if shares_embeddings and "generator" in paths:
+        _refuse_own_embeddings(folder, *(paths[name] for name in ("discriminator", "generator")))
+
+
+def _refuse_casing(folder, lowercase, strip_accents, tokenizer):
+    """Refuses to go on with text that is written otherwise."""
+    for key, there, here in (
+        ("do_lower_case", lowercase, tokenizer.lowercase),
+        ("strip_accents", strip_accents, tokenizer.strip_accents),
+    ):
+        if there != here:
+            raise UserError(
+                f"--init_from={folder}: {key} is {there} there and {here} here; set "
+                f"--override={key}={str(there).lower()}, with records that were built so"
+            )
+
+
+def _refuse_own_embeddings(folder, discriminator, generator):
+    """Refuses a generator whose embeddings would give way to the discriminator's."""
+    one, other = (huggingface.read_encoder(path)[1] for path in (discriminator, generator))
+    if not np.array_equal(one.get(_WORDS), other.get(_WORDS)):
+        raise UserError(
+            f"--init_from={folder}: the generator has embeddings of its own; set "
+            f"--override=untied_generator_embeddings=true, or give {discriminator} for the discriminator "
+            "alone"
+        )
 
 
 def _differences(name, path, config):
@@ -73,6 +112,8 @@ def _differences(name, path, config):
     there = huggingface.read_config(path)
     if there.max_position_embeddings < here.max_position_embeddings:
         there = dataclasses.replace(there, max_position_embeddings=here.max_position_embeddings)
+    if there.vocab_size > here.vocab_size:  # Rows of no piece, where the vocabulary is the same.
+        there = dataclasses.replace(there, vocab_size=here.vocab_size)
     return architecture_differences(there, here)
 
 
@@ -88,7 +129,7 @@ def check_run(config, tokenizer, folder):
     """
     path = tf.io.gfile.join(folder, CONFIG_FILE)
     values = read_yaml(path, "--continue_schedule")
-    there = validate(PretrainingConfig, values, path)
+    there = pretraining_config(values, path)
     _refuse_differences(
         folder,
         "generator",
@@ -116,6 +157,9 @@ def check_run(config, tokenizer, folder):
         ("generator", there.generator_config(), config.generator_config()),
     ):
         _refuse_differences(folder, network, architecture_differences(one, other))
+    if "do_lower_case" in values:  # A converted run's checkpoint tells nothing of it.
+        strip_accents = strips_accents(there.do_lower_case, there.strip_accents)
+        _refuse_casing(folder, there.do_lower_case, strip_accents, tokenizer)
     if read_data(folder).get("vocab_sha256") != vocab_sha256(tokenizer.vocab):
         raise UserError(
             f"--init_from={folder}: the run has another vocabulary; build the records with its own, or "
@@ -182,6 +226,14 @@ def import_network(network, path, source):
             f"{network.name}: positions {config.max_position_embeddings} to {positions - 1} begin as "
             "copies of the ones before them"
         )
+    vocab_size = network.config.vocab_size
+    if config.vocab_size > vocab_size:
+        notes.append(
+            f"{network.name}: left out of {path}: rows {vocab_size} to {config.vocab_size - 1} of the "
+            "embeddings, which are of no piece"
+        )
+        for found in (arrays, others):
+            found |= {name: found[name][:vocab_size] for name in _BY_PIECE if name in found}
     head = huggingface.head_tensors(network)
     known = (*head, *huggingface.REPEATED)
     arrays |= {name: others.pop(name) for name in known if name in others}
