@@ -39,7 +39,13 @@ class Predictor:
     """
 
     def __init__(self, finetuned, batch_size=32):
-        """Takes a `tasks.model_folder.FinetunedModel`; `batch_size`: texts computed at once."""
+        """Takes a `tasks.model_folder.FinetunedModel`; `batch_size`: texts computed at once.
+
+        Raises:
+          UserError: `batch_size` is no positive number.
+        """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size={batch_size!r}: not a positive integer")
         self.task, self.tokenizer = finetuned.task, finetuned.tokenizer
         self.max_seq_length = finetuned.max_seq_length
         self._config = FinetuningConfig(

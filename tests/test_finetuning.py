@@ -149,9 +149,14 @@ def test_pictures(finished):
 def test_the_same_command_again_trains_nothing(finished, data_dir, encoder, capsys):
     before = (finished / "trial-1" / "metrics.jsonl").stat().st_mtime_ns
     results = read_json(finished / "results.json")
+    # A start that was killed at its end leaves what training needed.
+    for name in ("checkpoints", "model-6"):
+        (finished / "trial-1" / name).mkdir()
     assert run(data_dir, encoder, finished, "--num_trials=2", "--seed=7") == 0
     assert (finished / "trial-1" / "metrics.jsonl").stat().st_mtime_ns == before
     assert read_json(finished / "results.json") == results
+    names = {path.name for path in (finished / "trial-1").iterdir()}
+    assert "model" in names and not {"checkpoints", "model-6"} & names
     assert run(data_dir, encoder, finished, "--num_trials=2", "--seed=8") == 2
     assert "seed is 7 there and 8 here" in capsys.readouterr().err
 
@@ -194,6 +199,47 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(
         return [x for x in read_lines(folder / "metrics.jsonl") if x["split"] == "eval"]
 
     assert evaluations(tmp_path / "trial-1") == evaluations(finished / "trial-1")
+
+
+def test_the_best_model_is_that_of_a_step_which_the_trial_goes_through(
+    finished, data_dir, encoder, tmp_path, monkeypatch
+):
+    """Killed after another best one, without a checkpoint of it."""
+    write, steps = RunFolder.write_metrics, "--override=save_checkpoints_steps=12"
+
+    def die(self, step, split, metrics):
+        write(self, step, split, metrics)
+        if (step, split) == (18, "eval"):
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_metrics", die)
+        with pytest.raises(Interrupted):
+            run(data_dir, encoder, tmp_path, "--seed=7", steps)
+    trial = tmp_path / "trial-1"
+    lines = [x for x in read_lines(trial / "metrics.jsonl") if x["split"] == "eval"]
+    best = max((x for x in lines if x["step"] <= 12), key=lambda x: x["accuracy"])["step"]
+    model = trial / f"model-{best}"
+    assert read_json(model / "config.json")["num_hidden_layers"] == CONFIG.num_hidden_layers
+    shutil.copytree(model, trial / "model-18", dirs_exist_ok=True)
+    (trial / "model-18" / "model.safetensors").write_bytes(b"half")
+    assert run(data_dir, encoder, tmp_path, "--seed=7", steps) == 0
+    assert not list(trial.glob("model-*"))
+    for folder in (tmp_path, trial):
+        assert (folder / "model" / "model.safetensors").read_bytes() == (
+            finished / "trial-1" / "model" / "model.safetensors"
+        ).read_bytes()
+
+
+def test_trials_of_a_task_with_training_data_alone(data_dir, encoder, tmp_path):
+    sets = ("--override=dev=null", "--override=test=null", "--override=num_train_steps=2")
+    assert run(data_dir, encoder, tmp_path, "--num_trials=2", *sets) == 0
+    results = read_json(tmp_path / "results.json")
+    assert len(results["trials"]) == 2 and "ensemble" not in results
+    assert set(Predictor.from_pretrained(str(tmp_path / "model"))("cat")["scores"]) == {
+        "good",
+        "bad",
+    }
 
 
 @pytest.mark.slow
@@ -326,6 +372,8 @@ def test_predictor(finished, data_dir, tmp_path, encoder):
         predictor([b"a"])
     with pytest.raises(UserError, match="5 is neither a text nor a list of them"):
         predictor(5)
+    with pytest.raises(UserError, match="batch_size=0: not a positive integer"):
+        Predictor.from_pretrained(str(finished / "model"), batch_size=0)
 
 
 def test_tagging(data_dir, encoder, tmp_path):
@@ -371,6 +419,10 @@ def test_a_stuck_trial_is_named_and_runs_again(data_dir, encoder, tmp_path, caps
     assert run(data_dir, broken, folder, "--restart_failed", overrides=overrides) == 0
     assert read_json(folder / "results.json")["trials"][0]["seed"] == 1042
     assert (folder / "trial-1-failed-1" / "result.json").exists()
+    # Nobody needs it; the trial knows which attempt it is.
+    shutil.rmtree(folder / "trial-1-failed-1")
+    assert run(data_dir, broken, folder, "--restart_failed", overrides=overrides) == 0
+    assert read_json(folder / "results.json")["trials"][0]["seed"] == 1042
 
 
 def test_two_devices_are_one(data_dir, encoder, finished, tmp_path, two_devices):

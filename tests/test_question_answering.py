@@ -551,8 +551,11 @@ def test_evaluation_searches_as_the_model_was_trained_to(finished, tmp_path):
     """The task's file leaves the stride at the usual; a key that is given goes first."""
     trained = task_config({"name": "a", "kind": "qa", "doc_stride": 8, "beam_size": 5}, "")
     usual = task_config({"name": "a", "kind": "qa", "beam_size": 7}, "")
-    searching = usual.searching_like(trained)
+    searching = usual.searching_like(trained, {"beam_size"})
     assert (searching.doc_stride, searching.beam_size) == (8, 7)
+    # Also a key that is given as it usually is.
+    searching = usual.searching_like(trained, {"beam_size", "doc_stride"})
+    assert (searching.doc_stride, searching.beam_size) == (128, 7)
 
 
 @pytest.mark.parametrize("head, threshold", [("joint", -2.75), ("start_end", 0.0)])
@@ -571,6 +574,8 @@ def test_a_model_without_a_classifier_cannot_tell_that_there_is_no_answer(finish
     code = run(finished, "--mode=evaluate")
     task.write_text(before)
     assert code == 2 and "cannot tell which have none" in capsys.readouterr().err
+    assert run(finished, "--mode=evaluate", "--override=version_2=false") == 2
+    assert "(version_2: true), and tells which; leave version_2 out" in capsys.readouterr().err
 
 
 def test_other_kinds_have_no_stride():

@@ -311,7 +311,7 @@ def print_results(results):
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def _apply(values, task_configs, config, strategy):
+def _apply(values, task_configs, given, config, strategy):
     from absl import logging
 
     from electra_tf import files
@@ -320,10 +320,11 @@ def _apply(values, task_configs, config, strategy):
     split, metrics = {"evaluate": "dev", "predict": "test"}[values.mode], {}
     folder = _model_to_apply(values)
     logging.info("model: %s", folder)
+    data_dirs = _data_dirs(values.data_dir, task_configs)
     # All data are checked before anything is written.
     data = [
-        _read_data_to_apply(values, folder, task_config, data_dir, split)
-        for task_config, data_dir in zip(task_configs, _data_dirs(values.data_dir, task_configs))
+        _read_data_to_apply(values, folder, *one, split)
+        for one in zip(task_configs, given, data_dirs)
     ]
     for one in data:
         metrics |= _apply_task(values, folder, one, config, strategy, split, len(data) > 1)
@@ -359,8 +360,8 @@ def _model_to_apply(values):
     return own if is_start else given
 
 
-def _read_data_to_apply(values, folder, task_config, data_dir, split):
-    """`FinetuningData` of a split of one task, for the model in a folder."""
+def _read_data_to_apply(values, folder, task_config, given, data_dir, split):
+    """`FinetuningData` of a split of one task, for the model in a folder; `given`: the task's keys."""
     from electra_tf.tasks.model_folder import read_task
     from electra_tf.tasks.reading import BadRows
 
@@ -376,12 +377,17 @@ def _read_data_to_apply(values, folder, task_config, data_dir, split):
             f"--task={task_config.name}: {folder} was fine-tuned on questions that all have answers "
             "(version_2: false), and cannot tell which have none"
         )
+    if "version_2" in given and trained.config.version_2 and not task_config.version_2:
+        raise UserError(
+            f"--task={task_config.name}: {folder} was fine-tuned on questions of which some have no answer "
+            "(version_2: true), and tells which; leave version_2 out"
+        )
     if trained.config.multi_label != task_config.multi_label:
         raise UserError(
             f"--task={task_config.name}: multi_label is {str(task_config.multi_label).lower()} there; "
             f"{folder} was fine-tuned with {str(trained.config.multi_label).lower()}"
         )
-    task_config = task_config.searching_like(trained.config)
+    task_config = task_config.searching_like(trained.config, given)
     data = read_data(task_config, data_dir, (split,), BadRows(values.skip_bad_rows), trained)
     if not getattr(data, split):
         raise _missing(task_config, data_dir, split)
@@ -404,7 +410,7 @@ def _apply_task(values, folder, data, config, strategy, split, is_among_several)
 
 
 def _run(values):
-    from electra_tf.tasks.config import TASK_KEYS, load_task_config
+    from electra_tf.tasks.config import TASK_KEYS, load_task_config, read_task_file
 
     overrides = parse_overrides(values.override, as_written=("labels",))
     if values.seed is not None:
@@ -424,8 +430,11 @@ def _run(values):
     from electra_tf.training.strategies import create_strategy
 
     strategy = create_strategy(values.strategy, values.num_virtual_devices)
-    function = _train if values.mode == "train" else _apply
-    function(values, task_configs, config, strategy)
+    if values.mode == "train":
+        _train(values, task_configs, config, strategy)
+    else:
+        given = [{*read_task_file(name), *task_keys} for name in names]
+        _apply(values, task_configs, given, config, strategy)
 
 
 def main(argv=None):

@@ -213,12 +213,11 @@ class TaskConfig:
         """Which of `text` and `text_pair` an example has: a tuple."""
         return tuple(name for name in ("text", "text_pair") if name in self.columns)
 
-    def searching_like(self, trained):
-        """With the keys of the search for answers that `trained` has and this one leaves at the usual."""
+    def searching_like(self, trained, given):
+        """With the keys of the search for answers that `trained` has, but for those that are `given`."""
         if self.kind != "qa" or trained.kind != "qa":
             return self
-        usual = _defaults()
-        left = [key for key in QA_KEYS if getattr(self, key) == usual[key]]
+        left = set(QA_KEYS) - set(given)
         return dataclasses.replace(self, **{key: getattr(trained, key) for key in left})
 
     def files(self, split):
@@ -269,6 +268,11 @@ def load_task_config(name_or_file, overrides=None):
     Raises:
       UserError: no such task or file, an unknown or missing key, a value that does not fit.
     """
+    return task_config({**read_task_file(name_or_file), **(overrides or {})}, name_or_file)
+
+
+def read_task_file(name_or_file):
+    """The keys of a task's YAML file and their values, a dict; argument and errors as of `load_task_config`."""
     if name_or_file.endswith((".yaml", ".yml")):
         path = name_or_file
     else:
@@ -280,8 +284,7 @@ def load_task_config(name_or_file, overrides=None):
             )
         path = os.path.join(_BUILTIN, f"{name}.yaml")
     # A label such as no or 01 is what is written.
-    values = read_yaml(path, "--task", as_written=("labels",))
-    return task_config({**values, **(overrides or {})}, name_or_file)
+    return read_yaml(path, "--task", as_written=("labels",))
 
 
 def task_config(values, where):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from electra_tf import files
-from electra_tf.configs import FINETUNING_RUN_KEYS
+from electra_tf.configs import FINETUNING_RUN_KEYS, read_yaml
 from electra_tf.errors import RunStopped, UserError
 from electra_tf.interop import huggingface
 from electra_tf.modeling.finetuner import Finetuner
@@ -33,7 +33,7 @@ from electra_tf.training.predictions import (
     write_predictions,
 )
 from electra_tf.training.row_predictor import RowPredictor, predict_examples
-from electra_tf.training.run_folder import CHECKPOINTS, RunFolder
+from electra_tf.training.run_folder import CHECKPOINTS, CONFIG_FILE, RunFolder
 from electra_tf.training.stopping import StopRequest
 from electra_tf.training.strategies import any_worker, is_chief, noticing_lost_workers
 from electra_tf.training.task_setup import (
@@ -111,7 +111,7 @@ def finetune(
 def _run_trial(setup, number, folder, stop, restart_failed, on_start, on_progress):
     """The result of a trial: that of an earlier start, or a new one; a dict."""
     while True:
-        attempt = len(files.glob(*os.path.split(f"{folder}-failed-*")))
+        attempt = _attempt(folder, setup.config.seed + number - 1)
         seed = setup.config.seed + number - 1 + attempt * _NEXT_ATTEMPT
         trial = _Trial(setup, dataclasses.replace(setup.config, seed=seed), folder, stop)
         result = trial.result_there() or trial.run(on_start, on_progress)
@@ -125,9 +125,18 @@ def _run_trial(setup, number, folder, stop, restart_failed, on_start, on_progres
         )
         if not restart_failed or attempt == _MOST_ATTEMPTS:
             return result
+        any_worker(setup.strategy, False)  # All have looked at the trial that is there.
         if setup.is_writer:
             tf.io.gfile.rename(folder, f"{folder}-failed-{attempt + 1}")
         any_worker(setup.strategy, False)  # All wait for the chief.
+
+
+def _attempt(folder, first_seed):
+    """How often the trial in a folder was started again: by its seed, or by the folders before it."""
+    config_file = tf.io.gfile.join(folder, CONFIG_FILE)
+    if tf.io.gfile.exists(config_file):
+        return (read_yaml(config_file, "--output_dir")["seed"] - first_seed) // _NEXT_ATTEMPT
+    return len(files.glob(*os.path.split(f"{folder}-failed-*")))
 
 
 class _Trial:
@@ -142,7 +151,24 @@ class _Trial:
         path = self._run.join(RESULT_FILE)
         if not tf.io.gfile.exists(path):
             return None
+        self._remove_what_training_needs()  # Of a start that was killed before it did.
         return files.read_json_object(path)
+
+    def _remove_what_training_needs(self):
+        if self._setup.is_writer:
+            files.remove(self._run.join(CHECKPOINTS))
+            self._remove_models_but()
+
+    def _model_of(self, step):
+        """Folder of the model of a step that was the best so far."""
+        return self._run.join(f"{MODEL_FOLDER}-{step}")
+
+    def _remove_models_but(self, *lines):
+        """Keeps the models of some lines of metrics; a line may be None."""
+        kept = {self._model_of(line["step"]) for line in lines if line}
+        for path in files.glob(self._folder, f"{MODEL_FOLDER}-*"):
+            if path not in kept:
+                files.remove(path)
 
     def run(self, on_start, on_progress):
         """Trains to the last step; returns the result, a dict."""
@@ -156,6 +182,7 @@ class _Trial:
         if first_step:
             logging.info("resumed at step %d", first_step)
         self._lines = self._run.cut_metrics(first_step)
+        self._best_at_checkpoint = self._best()
         if on_start:
             on_start(setup.num_train_steps, first_step)
         self._on_progress = on_progress
@@ -249,7 +276,9 @@ class _Trial:
     def _after_evaluation(self, metrics):
         self._write("eval", metrics)
         if self._best() is self._lines[-1] and self._setup.is_writer:
-            save_finetuned(self._as_finetuned(metrics), self._run.join(MODEL_FOLDER))
+            save_finetuned(self._as_finetuned(metrics), self._model_of(self._model.step))
+            # A start from the last checkpoint may find this step to be worse than the best one then.
+            self._remove_models_but(self._lines[-1], self._best_at_checkpoint)
 
     def _write(self, split, metrics):
         self._run.write_metrics(self._model.step, split, metrics)
@@ -258,6 +287,8 @@ class _Trial:
     def _save(self):
         if self._setup.is_writer:
             save_checkpoint(self._manager, self._model.step)
+            self._best_at_checkpoint = self._best()
+            self._remove_models_but(self._best_at_checkpoint)
 
     def _as_finetuned(self, metrics):
         setup = self._setup
@@ -280,18 +311,18 @@ class _Trial:
     def _finish(self, seconds):
         """Predicts by the best checkpoint, and writes what the trial gave."""
         setup, run, best = self._setup, self._run, self._best()
-        if best is None and setup.is_writer:
-            save_finetuned(self._as_finetuned({}), run.join(MODEL_FOLDER))
         any_worker(setup.strategy, False)  # All wait for the chief's files.
         finetuned = self._as_finetuned(best or {})
-        tensors = finetuned_tensors(finetuned)
-        arrays = huggingface.read_tensors(run.join(MODEL_FOLDER))
-        huggingface.assign_tensors(tensors, arrays, run.join(MODEL_FOLDER))
+        if best:
+            source = self._model_of(best["step"])
+            arrays = huggingface.read_tensors(source)
+            huggingface.assign_tensors(finetuned_tensors(finetuned), arrays, source)
+            any_worker(setup.strategy, False)  # All have read what the chief removes.
         outputs, done = {}, []
         for one, predictor, (task, *_) in zip(setup.tasks, self._predictors, finetuned):
             rows = predict_sets(predictor, one)
             done.append(TaskPredictions(one.prefix, task, predictions_of(task, one, rows)))
-            if task.averages_outputs:
+            if _has_outputs(one):
                 outputs |= {f"{one.prefix}{name}": values for name, values in rows.items()}
         stuck = any(_is_stuck(one) for one in done)
         evaluations = [line for line in self._lines if line["split"] == "eval"]
@@ -306,14 +337,15 @@ class _Trial:
             "seconds": round(seconds, 1),
         }
         if setup.is_writer:
+            save_finetuned(finetuned, run.join(MODEL_FOLDER))
             for one in done:
                 write_predictions(self._folder, one)
             if outputs:
                 _save_outputs(run.join(OUTPUTS_FILE), outputs)
-            files.write_json(run.join(RESULT_FILE), result)
             if best:
                 self._draw(best, done)
-            files.remove(run.join(CHECKPOINTS))
+            files.write_json(run.join(RESULT_FILE), result)
+            self._remove_what_training_needs()
         return result
 
     def _draw(self, best, done):
@@ -370,6 +402,11 @@ def _metrics_of_all(done, split):
     return {k: v for one in done for k, v in metrics_of(one, split).items()}
 
 
+def _has_outputs(one):
+    """Whether a `TaskSetup` has outputs that ensembles average."""
+    return one.task.averages_outputs and bool(one.dev or one.test)
+
+
 def _save_outputs(path, outputs):
     """Writes row outputs, for ensembles: of each set the arrays below each other, and their lengths."""
     arrays = {}
@@ -406,7 +443,7 @@ def _summarize(run, setup, results):
     best = summary["best"]["trial"]
     if setup.is_writer:
         good = [n for n, result in enumerate(results, 1) if not result["is_stuck"]]
-        if len(good) > 1 and any(one.task.averages_outputs for one in setup.tasks):
+        if len(good) > 1 and any(_has_outputs(one) for one in setup.tasks):
             summary["ensemble"] = _write_ensemble(run, setup, good)
         source = run.join(f"trial-{best}", MODEL_FOLDER)
         for name in tf.io.gfile.listdir(source):
@@ -423,7 +460,7 @@ def _write_ensemble(run, setup, trials):
     outputs = [_read_outputs(run.join(f"trial-{number}", OUTPUTS_FILE)) for number in trials]
     all_done = []
     for one in setup.tasks:
-        if not one.task.averages_outputs:
+        if not _has_outputs(one):
             continue
         means = {}
         for name in [set_name("dev", n) for n in one.dev] + [set_name("test", n) for n in one.test]:
