@@ -176,11 +176,18 @@ def _split_cmrc(source, target):
 
 def settings_of(values, name):
     """The settings of a task, with --override."""
+    settings = with_overrides({**SETTINGS, **TASKS[name][2]}, values.override, OURS_ALONE)
+    if settings["mixed_precision"] == "float16":
+        raise UserError("--override=mixed_precision=float16: transformers' side scales no loss")
+    return settings
+
+
+def with_overrides(settings, overrides, more=()):
+    """Settings with those of `key=value` in the place of their own; `more`: keys that may be new."""
     from electra_tf.configs import parse_overrides
 
-    settings = {**SETTINGS, **TASKS[name][2]}
-    known = (*SETTINGS, *OURS_ALONE)
-    for key, value in parse_overrides(values.override).items():
+    settings, known = dict(settings), (*settings, *more)
+    for key, value in parse_overrides(overrides).items():
         if key not in known:
             raise UserError(f"--override={key}={value}: choose of {', '.join(known)}")
         if isinstance(value, str) and isinstance(settings.get(key), float):
@@ -189,8 +196,6 @@ def settings_of(values, name):
             except ValueError:
                 raise UserError(f"--override={key}={value}: not a number") from None
         settings[key] = value
-    if settings["mixed_precision"] == "float16":
-        raise UserError("--override=mixed_precision=float16: transformers' side scales no loss")
     return settings
 
 

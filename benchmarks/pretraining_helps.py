@@ -14,7 +14,7 @@ import pathlib
 import sys
 
 from absl import flags
-from finetuning_parity import define_xla_flag, prepare, train_ours, xla_flag
+from finetuning_parity import define_xla_flag, prepare, train_ours, with_overrides, xla_flag
 
 from electra_tf import commands
 from electra_tf.errors import UserError
@@ -38,6 +38,9 @@ def define_flags(values):
     flags.mark_flags_as_required(["run", "data", "output_dir"], flag_values=values)
     flags.DEFINE_list("tasks", ["cola", "sst2", "mrpc", "chunk"], "Which ones.", flag_values=values)
     flags.DEFINE_integer("num_trials", 3, "Seeds of each, from 1 on.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "override", [], "key=value of the settings; repeatable.", flag_values=values
+    )
     flags.DEFINE_string("results", None, "JSON file of all figures.", flag_values=values)
     define_xla_flag(values)
 
@@ -111,6 +114,7 @@ def _run(values):
     commands.import_tensorflow()
     from electra_tf import files
 
+    settings = with_overrides(SETTINGS, values.override)
     prepare(values)
     encoders, rows = find_encoders(values), {}
     for name in values.tasks:
@@ -121,7 +125,7 @@ def _run(values):
                 name,
                 encoder,
                 pathlib.Path(values.output_dir) / f"step-{step}" / name,
-                {**SETTINGS, **TASK_SETTINGS.get(name, {})},
+                {**settings, **TASK_SETTINGS.get(name, {})},
             )
             for step, encoder in encoders.items()
         }
@@ -131,10 +135,10 @@ def _run(values):
         command = (
             "python benchmarks/pretraining_helps.py --run=RUN --data=DATA --output_dir=RUNS "
             f"--tasks={','.join(rows)} --num_trials={values.num_trials}"
-            f"{' '.join(['', *xla_flag(values)])}"
+            f"{' '.join(['', *(f'--override={o}' for o in values.override), *xla_flag(values)])}"
         )
-        settings = {"settings": SETTINGS, "task_settings": TASK_SETTINGS}
-        files.write_json(values.results, {"command": command, **settings, "tasks": rows})
+        all_settings = {"settings": settings, "task_settings": TASK_SETTINGS}
+        files.write_json(values.results, {"command": command, **all_settings, "tasks": rows})
 
 
 def main(argv=None):
