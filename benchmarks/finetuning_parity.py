@@ -9,8 +9,9 @@ finetune.py and by benchmarks/peers/finetune_torch.py (environment: benchmarks/m
 rate, epochs, batch, warm-up, layer-wise decay and dropout that stand below; both keep the epoch that
 is best on the dev set, and one code computes the metrics of both. Started again, it goes on where it
 stopped; what --results has already, with the same settings, is not trained again. With --override the
-figures stand in --results beside those without. Prints medians, means and deviations, and whether ours is worse by more than transformers' deviation. Both sides take
-a GPU where there is one; float32 is then float32 (no TF32).
+figures stand in --results beside those without, and beside the same ones of transformers where the
+settings are ours alone. Prints medians, means and deviations, and whether ours is worse by more than
+transformers' deviation. Both sides take a GPU where there is one; float32 is then float32 (no TF32).
 """
 
 import gzip
@@ -394,15 +395,19 @@ def compare(values, name, known):
     Args:
       values: the parsed flags.
       name: of `TASKS`.
-      known: the figures that are there already, of some settings; or an empty dict.
+      known: the rows of --results that are there already, a dict.
     """
     from electra_tf.training import statistics
 
     settings, device = settings_of(values, name), device_name()
     folder = pathlib.Path(values.output_dir) / row_name(values, name).replace(" ", "-")
     row = {"settings": settings, "encoder_sha256": encoder_sha256(values)}
-    if all(known.get(key) == value for key, value in row.items()):
-        row = known
+    there = known.get(row_name(values, name), {})
+    if all(there.get(key) == value for key, value in row.items()):
+        row = there
+    usual = known.get(name, {})  # What is ours alone changes nothing of the other side.
+    if "transformers" in usual and _for_peer(row) == _for_peer(usual):
+        row.setdefault("transformers", usual["transformers"])
     trains = {
         side: not _has_trials(row, side, values)
         for side in ("electra_tf", *(["transformers"] if values.peer else []))
@@ -420,6 +425,12 @@ def compare(values, name, known):
     if any(trains.values()):
         row["command"] = command_of(values, name, "transformers" in row)
     return row
+
+
+def _for_peer(row):
+    """What decides transformers' figures of a task."""
+    settings = {k: v for k, v in row["settings"].items() if k not in OURS_ALONE}
+    return settings, row["encoder_sha256"]
 
 
 def own_versions():
@@ -489,7 +500,7 @@ def _run(values):
     for name in values.tasks:
         # Read anew: runs of other tasks may write to the same file meanwhile.
         key = row_name(values, name)
-        row = compare(values, name, read_results(values.results).get(key, {}))
+        row = compare(values, name, read_results(values.results))
         rows[key] = row
         print_table(rows)
         if values.results:
