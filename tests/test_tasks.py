@@ -341,6 +341,10 @@ def test_labels_that_are_no_numbers(tmp_path):
     text = "t\tl\na\t2\nb\tnan\nc\t1\nd\tx\ne\tinf\n"
     task, _ = task_of(tmp_path, text, text, columns=columns)
     assert task.labels == ["1", "2", "inf", "nan", "x"]
+    large = "1" + "0" * 400  # A number that is no float.
+    write(tmp_path, "train.jsonl", f'{{"t": "a", "l": 1}}\n{{"t": "b", "l": {large}}}\n')
+    text = f"t\tl\na\t{large}\n"
+    assert task_of(tmp_path, "", text, columns=columns, train="train.jsonl")[0].labels[1] == large
     write(tmp_path, "train.jsonl", '{"t": "a", "l": 1.0}\n{"t": "b", "l": NaN}\n')
     with pytest.raises(UserError, match=r"train.jsonl:2: the label nan is no number"):
         task_of(tmp_path, text, text, columns=columns, train="train.jsonl")

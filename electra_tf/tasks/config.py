@@ -311,7 +311,7 @@ def label_text(value):
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"the label {value} is no number")
         return repr(value)
     if not isinstance(value, str):

@@ -473,7 +473,7 @@ def _list_of(value, sentence_format, what):
     for number, item in enumerate(value, 1):
         if item == "":
             raise ValueError(f"{what} {number} is empty")
-        is_number = isinstance(item, (int, float)) and math.isfinite(item)
+        is_number = isinstance(item, int) or isinstance(item, float) and math.isfinite(item)
         if not isinstance(item, str) and not is_number:
             raise ValueError(f"{what} {number} is {item!r:.60}, neither a text nor a number")
     return [str(item) for item in value]
