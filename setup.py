@@ -69,7 +69,7 @@ setup(
             "nbformat",
             "openvino",
             "pytest",
-            "pytest-xdist",
+            "pytest-xdist>=3.8",
             "ruff",
         ],
         "benchmarks": ["transformers>=4.57,<5"],
